@@ -1,0 +1,114 @@
+# Every target works on a bare checkout. It needs git, make, g++ and Python >= 3.11 with venv and headers.
+PYTHON ?= python3
+VENV ?= .venv
+OLDEST := .venv-oldest
+RESULTS_DIR ?= gpu-results
+EXTRAS := demo,train,dev
+PYTEST_FLAGS ?=
+CUDA_COMPILE_FLAGS ?=
+
+BIN := $(VENV)/bin
+PIP := -m pip install -qq --disable-pip-version-check
+FAST := not slow and not peer and not browser
+CXX_SOURCES := $(shell find csrc -type f 2>/dev/null)
+FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cu' -o -name '*.cuh')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo build install test test-oldest bench lint format cuda-compile package env \
+        gpu gpu-build gpu-test gpu-sanitize gpu-bench clean distclean FORCE
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- the environment: tools and torch, then the extension, then the package -------------------------
+
+$(VENV)/.tools: constraints.txt scripts/prerequisites.sh
+	@sh scripts/prerequisites.sh '$(PYTHON)'
+	$(PYTHON) -m venv $(VENV)
+	@echo 'installing torch and the build tools into $(VENV) (about two minutes)'
+	$(BIN)/python $(PIP) -c constraints.txt setuptools wheel ninja pybind11 numpy torch
+	@touch $@
+
+# What the environment asks of the build; rewritten, and so newer than the extension, only when it changes.
+SETTINGS = CUDA=$(NEUROSENS_FAST_CUDA) ARCH=$(TORCH_CUDA_ARCH_LIST) HOME=$(CUDA_HOME) WERROR=$(NEUROSENS_FAST_WERROR)
+$(VENV)/.settings: FORCE | $(VENV)/.tools
+	@echo '$(SETTINGS)' | cmp -s - $@ || echo '$(SETTINGS)' >$@
+
+$(VENV)/.extension: $(VENV)/.tools $(VENV)/.settings setup.py build_config.py pyproject.toml $(CXX_SOURCES)
+	$(BIN)/python setup.py -q egg_info build_ext --inplace
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.tools pyproject.toml constraints.txt | $(VENV)/.extension
+	@echo 'installing the package and what it needs into $(VENV)'
+	$(BIN)/python $(PIP) -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	@touch $@
+
+build: $(VENV)/.extension  ## compile the extension
+install: $(VENV)/.extension $(VENV)/.installed  ## make .venv with the package and everything it needs
+
+# --- what people run --------------------------------------------------------------------------------
+
+demo: install  ## train, attack and audit a small net; writes demo-output/
+	$(BIN)/neurosens-fast demo --out demo-output
+
+env: install  ## print what a bug report needs
+	$(BIN)/python -m neurosens_fast.env
+
+test: install  ## the fast tests
+	$(BIN)/python -m pytest -q -m '$(FAST)' $(PYTEST_FLAGS)
+
+bench: install  ## the benchmarks
+	$(BIN)/python -m pytest benchmarks $(PYTEST_FLAGS)
+
+lint: install  ## ruff, clang-format and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
+	$(BIN)/mypy
+
+format: install  ## reformat the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(FORMATTED)
+
+cuda-compile: install  ## compile the CUDA kernels for every architecture; warnings and spills fail
+	$(BIN)/python scripts/cuda_compile.py $(CUDA_COMPILE_FLAGS)
+
+package: install  ## build sdist and wheel, and try the wheel outside the checkout
+	PYTHON='$(BIN)/python' sh scripts/package.sh
+
+$(OLDEST)/.installed: constraints.txt constraints-oldest.txt pyproject.toml scripts/requirements.py
+	@sh scripts/prerequisites.sh '$(PYTHON)'
+	$(PYTHON) -m venv $(OLDEST)
+	awk -F == 'NR == FNR { own[$$1] = 1; print; next } !($$1 in own)' \
+	    constraints-oldest.txt constraints.txt >$(OLDEST)/constraints.txt
+	$(PYTHON) scripts/requirements.py demo train dev >$(OLDEST)/requirements.txt
+	@echo 'installing the oldest supported torch into $(OLDEST) (about two minutes)'
+	$(OLDEST)/bin/python $(PIP) -c $(OLDEST)/constraints.txt -r $(OLDEST)/requirements.txt
+	@touch $@
+
+test-oldest: install $(OLDEST)/.installed  ## the fast tests under the oldest torch, with the very same binary
+	@PYTHONPATH=. $(OLDEST)/bin/python -c 'import torch; from neurosens_fast import _C; \
+	    print("torch", torch.__version__, "runs the binary built with torch", _C.build_info()["torch_built"])'
+	PYTHONPATH=. $(OLDEST)/bin/python -m pytest -q -m '$(FAST)' $(PYTEST_FLAGS)
+
+# --- on a machine with an NVIDIA GPU: uses the torch of $(PYTHON), installs nothing ------------------
+
+gpu: gpu-build gpu-test gpu-sanitize gpu-bench  ## all four GPU targets
+gpu-build:  ## build for the GPU of this machine
+	$(PYTHON) scripts/gpu.py build --results '$(RESULTS_DIR)'
+gpu-test:  ## the tests on the GPU
+	$(PYTHON) scripts/gpu.py test --results '$(RESULTS_DIR)'
+gpu-sanitize:  ## compute-sanitizer memcheck and racecheck
+	$(PYTHON) scripts/gpu.py sanitize --results '$(RESULTS_DIR)'
+gpu-bench:  ## the benchmarks on the GPU
+	$(PYTHON) scripts/gpu.py bench --results '$(RESULTS_DIR)'
+
+clean:  ## remove what was built, keep the environments
+	rm -rf build dist demo-output neurosens_fast.egg-info neurosens_fast/_C.*.so $(VENV)/.extension $(VENV)/.installed
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean  ## remove the environments too
+	rm -rf $(VENV) $(OLDEST)

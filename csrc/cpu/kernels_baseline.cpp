@@ -1,0 +1,8 @@
+// Every machine: plain vector extensions, SSE2 on x86-64 and NEON on Arm.
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+
+#define NS_ISA baseline
+#define NS_TABLE kBaselineKernels
+#include "kernels_impl.h"

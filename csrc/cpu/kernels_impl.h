@@ -1,0 +1,105 @@
+// The kernels of one instruction set. A unit chooses its target, names its namespace NS_ISA and its table
+// NS_TABLE, and includes this once. Standard headers come before the target is chosen: their inline
+// functions are shared between units and must run everywhere.
+#include "kernels.h"
+
+namespace neurosens {
+namespace NS_ISA {
+
+#include "simd.h"
+//
+#include "elements.h"
+//
+#include "row_kernel.h"
+//
+#include "transpose.h"
+//
+#include "column_kernel.h"
+//
+#include "terms_kernel.h"
+//
+#include "unit_kernel.h"
+
+// Rows shorter than this are transposed: folding 16 lanes of every statistic would cost more.
+constexpr int64_t kLongRow = 128;
+
+template <typename T>
+void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>& out) {
+  if (positions < kLongRow) {
+    RowSource<T> source(in);
+    tile_statistics(source, positions, out);
+    return;
+  }
+  for (int c = 0; c < in.channels; ++c)
+    row_statistics(in.z + c * in.stride, in.z_adv + c * in.stride_adv, positions, &out.row[0][c], kTile);
+}
+
+template <typename T>
+void columns(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>& out) {
+  ColumnSource<T> source(in);
+  tile_statistics(source, positions, out);
+}
+
+template <typename T>
+T narrow(accumulate_t<T> x) {
+  if constexpr (sizeof(T) == sizeof(x))
+    return x;
+  else
+    return from_float<T>(x);
+}
+
+template <typename T>
+void row_gradient(bool signed_change, RowGradient<accumulate_t<T>> g, const T* z, const T* z_adv, int64_t count,
+                  T* grad, T* grad_adv) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    accumulate_t<T> a, b;
+    element_gradient<accumulate_t<T>>(signed_change, g, to_float(z[i]), to_float(z_adv[i]), a, b);
+    grad[i] = narrow<T>(a);
+    grad_adv[i] = narrow<T>(b);
+  }
+}
+
+template <typename T>
+void column_gradient(bool signed_change, const RowGradient<accumulate_t<T>>* g, const T* z, const T* z_adv,
+                     int64_t count, T* grad, T* grad_adv) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    accumulate_t<T> a, b;
+    element_gradient<accumulate_t<T>>(signed_change, g[i], to_float(z[i]), to_float(z_adv[i]), a, b);
+    grad[i] = narrow<T>(a);
+    grad_adv[i] = narrow<T>(b);
+  }
+}
+
+template <typename T>
+void project(T* adversarial, const T* gradient, const T* origin, int64_t count, LinfStep step) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) adversarial[i] = project_linf(adversarial[i], gradient[i], origin[i], step);
+}
+
+uint64_t read(const char* bytes, int64_t count) {
+  constexpr int kUnroll = 4;
+  I64 x[kUnroll] = {};
+  int64_t i = 0;
+  for (; i + kUnroll * kVectorBytes <= count; i += kUnroll * kVectorBytes)
+    for (int j = 0; j < kUnroll; ++j) x[j] ^= load<I64>(bytes + i + j * kVectorBytes);
+  const I64 all = (x[0] ^ x[1]) ^ (x[2] ^ x[3]);
+  uint64_t result = 0;
+  for (unsigned j = 0; j < sizeof(I64) / 8; ++j) result ^= uint64_t(all[j]);
+  for (; i < count; ++i) result ^= uint64_t(static_cast<unsigned char>(bytes[i]));
+  return result;
+}
+
+template <typename T>
+constexpr PairKernels<T> table() {
+  return {rows<T>,      columns<T>,      add_terms<T>,       largest_finite<T>,
+          add_units<T>, row_gradient<T>, column_gradient<T>, project<T>};
+}
+
+}  // namespace NS_ISA
+
+const Kernels NS_TABLE = {NS_ISA::table<float>(), NS_ISA::table<double>(), NS_ISA::table<Half>(),
+                          NS_ISA::table<BFloat16>(), NS_ISA::read};
+
+}  // namespace neurosens

@@ -1,0 +1,211 @@
+// pair_statistics and accumulate_pair_statistics_ on the CPU: one read of the pair.
+#include "support.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <memory>
+
+namespace neurosens {
+namespace {
+
+Tensor pair_statistics(const Tensor& benign, const Tensor& adversarial, int64_t channel_dim) {
+  const Pair pair(benign, adversarial, channel_dim);
+  const Layout& shape = pair.layout;
+  const bool wide = benign.scalar_type() == ScalarType::Double;
+  Tensor out = torch::stable::new_empty(benign, std::vector<int64_t>{shape.samples, shape.channels, kRowCount},
+                                        wide ? ScalarType::Double : ScalarType::Float);
+  with_element_type(benign, "benign", [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    using A = accumulate_t<T>;
+    const Tiles<T> tiles(pair);
+    A* rows = static_cast<A*>(out.mutable_data_ptr());
+    const int64_t per_sample = divide_up(shape.channels, kTile);
+    parallel_tasks(shape.samples * per_sample, benign.numel(), [&](int64_t task) {
+      const int64_t n = task / per_sample, first = task % per_sample * kTile;
+      Tile<A> tile;
+      const int channels = tiles.statistics(n, first, tile);
+      A* row = rows + (n * shape.channels + first) * kRowCount;
+      for (int c = 0; c < channels; ++c)
+        for (int k = 0; k < kRowCount; ++k) row[c * kRowCount + k] = tile.row[k][c];
+    });
+  });
+  return out;
+}
+
+// How accumulation is cut: samples into groups, channels into ranges. Depends on the shape only, so that
+// the order of additions never depends on the number of threads.
+struct Partition {
+  static constexpr int64_t kTasks = 64;  // enough for the threads of a large machine
+  int64_t groups, group, ranges, range;
+
+  explicit Partition(const Layout& s) {
+    // A range of columns is wide enough for contiguous reads; a range of rows is one tile.
+    range = s.position_stride == 1 && s.positions > 1 ? kTile : 8 * kTile;
+    ranges = divide_up(s.channels, range);
+    // The groups' totals, 17 doubles per channel, must stay small beside the data.
+    const int64_t affordable = s.samples * s.positions / 64;
+    groups = std::clamp<int64_t>(std::min(kTasks / std::max<int64_t>(ranges, 1), affordable), 1, s.samples);
+    group = divide_up(s.samples, groups);
+    groups = divide_up(s.samples, group);
+  }
+};
+
+constexpr int64_t kTotals = kSumCount + kRowMaxima;
+
+template <typename T>
+class Accumulation {
+  using A = accumulate_t<T>;
+
+ public:
+  explicit Accumulation(const Pair& pair)
+      : tiles_(pair),
+        shape_(pair.layout),
+        part_(pair.layout),
+        work_(shape_.samples * shape_.channels * shape_.positions),
+        unit_(shape_.positions == 1 && !pair.rows()),
+        partial_(new double[part_.groups * kTotals * shape_.channels]),
+        means_(unit_ ? nullptr : new A[2 * shape_.samples * shape_.channels]),
+        thresholds_(new A[2 * shape_.samples]) {}
+
+  void run(double* sums, double* maxima) {
+    if (unit_) {  // a row's mean is its element: thresholds come first, everything else in the same pass
+      find_thresholds();
+      reduce_groups();
+    } else {
+      reduce_groups();
+      find_thresholds();
+      add_frequencies();
+    }
+    add_groups(sums, maxima);
+  }
+
+ private:
+  TermTotals totals(int64_t group) const {
+    double* at = partial_.get() + group * kTotals * shape_.channels;
+    return {at, at + kSumCount * shape_.channels, shape_.channels};
+  }
+  int64_t end_of_group(int64_t g) const { return std::min(shape_.samples, (g + 1) * part_.group); }
+  int64_t end_of_range(int64_t r) const { return std::min(shape_.channels, (r + 1) * part_.range); }
+  A* means(bool adversarial, int64_t sample) const {
+    return means_.get() + ((adversarial ? shape_.samples : 0) + sample) * shape_.channels;
+  }
+
+  // Stage 1: totals of every group of samples and range of channels.
+  void reduce_groups() {
+    parallel_tasks(part_.groups * part_.ranges, work_, [&](int64_t task) {
+      const int64_t g = task / part_.ranges, r = task % part_.ranges;
+      const TermTotals out = totals(g);
+      const int64_t first = r * part_.range, count = end_of_range(r) - first;
+      for (int k = 0; k < kSumCount; ++k) std::fill_n(out.sums + k * out.pitch + first, count, 0.0);
+      for (int k = 0; k < kRowMaxima; ++k)
+        std::fill_n(out.maxima + k * out.pitch + first, count, -std::numeric_limits<double>::infinity());
+      if (unit_)
+        add_units(g, r, out);
+      else
+        add_rows(g, r, out);
+    });
+  }
+  void add_rows(int64_t g, int64_t r, TermTotals out) {
+    Tile<A> tile;
+    for (int64_t n = g * part_.group; n < end_of_group(g); ++n) {
+      for (int64_t c = r * part_.range; c < end_of_range(r); c += kTile) {
+        const int channels = tiles_.statistics(n, c, tile);
+        tiles_.kernels_of().add_terms(tile, channels, shape_.positions, out, c, means(false, n) + c,
+                                      means(true, n) + c);
+      }
+    }
+  }
+  void add_units(int64_t g, int64_t r, TermTotals out) {
+    const int64_t begin = g * part_.group, samples = end_of_group(g) - begin;
+    for (int64_t c = r * part_.range; c < end_of_range(r); c += kTile) {
+      TileInput<T> in = tiles_.input(begin, c);
+      in.stride = tiles_.input(begin + 1, c).z - in.z;
+      in.stride_adv = tiles_.input(begin + 1, c).z_adv - in.z_adv;
+      tiles_.kernels_of().add_units(in, samples, thresholds_.get() + begin, thresholds_.get() + shape_.samples + begin,
+                                    out, c);
+    }
+  }
+
+  // The activation thresholds of every sample, for both halves: they compare its channels.
+  void find_thresholds() {
+    parallel_tasks(shape_.samples, shape_.samples * shape_.channels, [&](int64_t n) {
+      const TileInput<T> in = tiles_.input(n, 0);
+      for (const bool adversarial : {false, true}) {
+        const A peak = unit_ ? tiles_.kernels_of().largest_finite(adversarial ? in.z_adv : in.z, shape_.channels)
+                             : kernels_for<A>(kernels()).largest_finite(means(adversarial, n), shape_.channels);
+        const bool none = peak == -std::numeric_limits<A>::infinity();
+        thresholds_[(adversarial ? shape_.samples : 0) + n] =
+            none ? std::numeric_limits<A>::infinity() : A(kActivationFrequencyShare) * peak;
+      }
+    });
+  }
+
+  void add_frequencies() {
+    parallel_tasks(part_.groups * part_.ranges, shape_.samples * shape_.channels, [&](int64_t task) {
+      const int64_t g = task / part_.ranges, r = task % part_.ranges;
+      for (const bool adversarial : {false, true}) {
+        double* sum = totals(g).sums + (adversarial ? kAdversarialFrequency : kBenignFrequency) * shape_.channels;
+        for (int64_t n = g * part_.group; n < end_of_group(g); ++n) {
+          const A threshold = thresholds_[(adversarial ? shape_.samples : 0) + n];
+          const A* mean = means(adversarial, n);
+          for (int64_t c = r * part_.range; c < end_of_range(r); ++c)
+            sum[c] += double(frequency_term(mean[c], threshold));
+        }
+      }
+    });
+  }
+
+  // Stage 2: the groups' totals, in order, into [C, kSumCount] and [C, kRowMaxima].
+  void add_groups(double* sums, double* maxima) {
+    parallel_tasks(part_.ranges, part_.groups * shape_.channels * kTotals, [&](int64_t r) {
+      for (int64_t c = r * part_.range; c < end_of_range(r); ++c) {
+        for (int64_t g = 0; g < part_.groups; ++g) {
+          const TermTotals from = totals(g);
+          for (int k = 0; k < kSumCount; ++k) sums[c * kSumCount + k] += from.sums[k * from.pitch + c];
+          for (int k = 0; k < kRowMaxima; ++k) {
+            const double x = from.maxima[k * from.pitch + c];
+            double& total = maxima[c * kRowMaxima + k];
+            total = x > total || is_nan(x) ? x : total;
+          }
+        }
+      }
+    });
+  }
+
+  const Tiles<T> tiles_;
+  const Layout shape_;
+  const Partition part_;
+  const int64_t work_;
+  const bool unit_;  // rows of one element, channels adjacent
+  const std::unique_ptr<double[]> partial_;
+  const std::unique_ptr<A[]> means_;
+  const std::unique_ptr<A[]> thresholds_;
+};
+
+void accumulate_pair_statistics_(Tensor sums, Tensor maxima, const Tensor& benign, const Tensor& adversarial,
+                                 int64_t channel_dim) {
+  const Pair pair(benign, adversarial, channel_dim);
+  const int64_t channels = pair.layout.channels;
+  const auto check_totals = [&](const Tensor& t, int64_t columns, const char* name) {
+    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Double && t.is_contiguous() && t.dim() == 2 &&
+                        t.size(0) == channels && t.size(1) == columns,
+                    name, " must be a contiguous float64 tensor [", channels, ", ", columns, "]");
+  };
+  check_totals(sums, kSumCount, "sums");
+  check_totals(maxima, kRowMaxima, "maxima");
+  if (pair.layout.samples == 0 || channels == 0) return;
+  with_element_type(benign, "benign", [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    Accumulation<T>(pair).run(static_cast<double*>(sums.mutable_data_ptr()),
+                              static_cast<double*>(maxima.mutable_data_ptr()));
+  });
+}
+
+}  // namespace
+}  // namespace neurosens
+
+STABLE_TORCH_LIBRARY_IMPL(neurosens_fast, CPU, m) {
+  m.impl("pair_statistics", TORCH_BOX(&neurosens::pair_statistics));
+  m.impl("accumulate_pair_statistics_", TORCH_BOX(&neurosens::accumulate_pair_statistics_));
+}

@@ -1,0 +1,189 @@
+// Vectors as wide as the registers of one instruction set. Included inside that set's namespace by a
+// unit that has chosen its target (NS_AVX512, NS_AVX2 or neither); results do not depend on the width,
+// see row_kernel.h.
+
+#if defined(NS_AVX512)
+constexpr int kVectorBytes = 64;
+#elif defined(NS_AVX2)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+constexpr int kLanes = 16;  // accumulation lanes of a row, on every instruction set
+
+typedef float F32 __attribute__((vector_size(kVectorBytes)));
+typedef double F64 __attribute__((vector_size(kVectorBytes)));
+typedef int32_t I32 __attribute__((vector_size(kVectorBytes)));
+typedef int64_t I64 __attribute__((vector_size(kVectorBytes)));
+typedef int16_t I16 __attribute__((vector_size(kVectorBytes)));
+typedef uint16_t U16 __attribute__((vector_size(kVectorBytes)));
+
+template <typename A>
+struct Native;
+template <>
+struct Native<float> {
+  using type = F32;
+  using mask = I32;
+  static constexpr int32_t kMagnitude = 0x7fffffff;
+};
+template <>
+struct Native<double> {
+  using type = F64;
+  using mask = I64;
+  static constexpr int64_t kMagnitude = 0x7fffffffffffffffLL;
+};
+
+template <typename A>
+constexpr int kWidth = kVectorBytes / int(sizeof(A));
+
+// A register of A. A struct, so that the formulas in math/ find its operations by their argument.
+template <typename A>
+struct Vector {
+  using N = typename Native<A>::type;
+  using M = typename Native<A>::mask;
+  N v;
+  NS_HD Vector& operator+=(Vector other) {
+    v += other.v;
+    return *this;
+  }
+};
+template <typename A>
+NS_HD Vector<A> operator+(Vector<A> a, Vector<A> b) {
+  return {a.v + b.v};
+}
+template <typename A>
+NS_HD Vector<A> operator-(Vector<A> a, Vector<A> b) {
+  return {a.v - b.v};
+}
+template <typename A>
+NS_HD Vector<A> absolute(Vector<A> x) {
+  return {(typename Vector<A>::N)((typename Vector<A>::M)x.v & Native<A>::kMagnitude)};
+}
+template <typename A>
+NS_HD Vector<A> broadcast(A x) {
+  return {x - typename Vector<A>::N{}};
+}
+
+template <typename V>
+NS_HD V load(const void* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(V));
+  return v;
+}
+template <typename V>
+NS_HD void store(void* p, V v) {
+  __builtin_memcpy(p, &v, sizeof(V));
+}
+
+template <typename V, typename M>
+NS_HD V choose(V first, V second, M mask) {
+  return (V)(((M)first & mask) | ((M)second & ~mask));
+}
+
+// Folds `count` lanes by halving, l with l + count / 2 first, whatever the register width: 16 bytes at a time.
+template <int count, typename E, typename Op>
+NS_HD E fold(const E* lanes, Op op) {
+  constexpr int kChunk = 16 / int(sizeof(E));
+  typedef E V __attribute__((vector_size(16)));
+  V chunks[count / kChunk];
+  for (int i = 0; i < count / kChunk; ++i) chunks[i] = load<V>(lanes + i * kChunk);
+  for (int half = count / kChunk / 2; half >= 1; half /= 2)
+    for (int i = 0; i < half; ++i) chunks[i] = op(chunks[i], chunks[i + half]);
+  V v = chunks[0];
+  for (int half = kChunk / 2; half >= 1; half /= 2) {
+    decltype(v < v) order;
+    for (int i = 0; i < kChunk; ++i) order[i] = i ^ half;
+    v = op(v, __builtin_shuffle(v, order));
+  }
+  return v[0];
+}
+template <typename E, typename V, typename Op>
+NS_HD E fold_vector(V v, Op op) {
+  alignas(64) E lanes[sizeof(V) / sizeof(E)];
+  store(lanes, v);
+  return fold<int(sizeof(V) / sizeof(E))>(lanes, op);
+}
+struct Add {
+  template <typename V>
+  NS_HD V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+struct Largest {
+  template <typename V>
+  NS_HD V operator()(V a, V b) const {
+    return choose(a, b, a > b);
+  }
+};
+struct Smallest {
+  template <typename V>
+  NS_HD V operator()(V a, V b) const {
+    return choose(a, b, a < b);
+  }
+};
+
+using VF = Vector<float>;
+using VD = Vector<double>;
+#if defined(NS_AVX512)
+NS_HD VF fused_multiply_add(VF a, VF b, VF c) { return {(F32)_mm512_fmadd_ps((__m512)a.v, (__m512)b.v, (__m512)c.v)}; }
+NS_HD VD fused_multiply_add(VD a, VD b, VD c) {
+  return {(F64)_mm512_fmadd_pd((__m512d)a.v, (__m512d)b.v, (__m512d)c.v)};
+}
+NS_HD VF larger(VF a, VF b) { return {(F32)_mm512_max_ps((__m512)a.v, (__m512)b.v)}; }
+NS_HD VD larger(VD a, VD b) { return {(F64)_mm512_max_pd((__m512d)a.v, (__m512d)b.v)}; }
+NS_HD I16 larger(I16 a, I16 b) { return (I16)_mm512_max_epi16((__m512i)a, (__m512i)b); }
+NS_HD U16 smaller(U16 a, U16 b) { return (U16)_mm512_min_epu16((__m512i)a, (__m512i)b); }
+NS_HD VF load_half(const Half* p) { return {(F32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
+#elif defined(NS_AVX2)
+NS_HD VF fused_multiply_add(VF a, VF b, VF c) { return {(F32)_mm256_fmadd_ps((__m256)a.v, (__m256)b.v, (__m256)c.v)}; }
+NS_HD VD fused_multiply_add(VD a, VD b, VD c) {
+  return {(F64)_mm256_fmadd_pd((__m256d)a.v, (__m256d)b.v, (__m256d)c.v)};
+}
+NS_HD VF larger(VF a, VF b) { return {(F32)_mm256_max_ps((__m256)a.v, (__m256)b.v)}; }
+NS_HD VD larger(VD a, VD b) { return {(F64)_mm256_max_pd((__m256d)a.v, (__m256d)b.v)}; }
+NS_HD I16 larger(I16 a, I16 b) { return (I16)_mm256_max_epi16((__m256i)a, (__m256i)b); }
+NS_HD U16 smaller(U16 a, U16 b) { return (U16)_mm256_min_epu16((__m256i)a, (__m256i)b); }
+NS_HD VF load_half(const Half* p) { return {(F32)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p))}; }
+#else
+// The portable unit. x86-64-v1 has no fused instruction: fma() then runs lane by lane, correct but slow.
+template <typename A>
+NS_HD Vector<A> fused_multiply_add(Vector<A> a, Vector<A> b, Vector<A> c) {
+  for (int i = 0; i < kWidth<A>; ++i) c.v[i] = neurosens::fused_multiply_add(a.v[i], b.v[i], c.v[i]);
+  return c;
+}
+template <typename A>
+NS_HD Vector<A> larger(Vector<A> a, Vector<A> b) {
+  return {choose(a.v, b.v, (typename Vector<A>::M)(a.v > b.v))};
+}
+NS_HD I16 larger(I16 a, I16 b) { return choose(a, b, (I16)(a > b)); }
+NS_HD U16 smaller(U16 a, U16 b) { return choose(a, b, (U16)(a < b)); }
+NS_HD VF load_half(const Half* p) {
+  VF x;
+  for (int i = 0; i < kWidth<float>; ++i) x.v[i] = to_float(p[i]);
+  return x;
+}
+#endif
+using neurosens::larger;
+
+// The lanes of a register as doubles, for sums across samples.
+template <typename A>
+struct Wide {
+  static constexpr int kCount = int(sizeof(double) / sizeof(A));
+  VD v[kCount];
+  NS_HD void add(Vector<A> x) {
+    if constexpr (kCount == 1) {
+      v[0] += VD{(F64)x.v};
+    } else {
+#if defined(NS_AVX512)
+      v[0].v += (F64)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x.v));
+      v[1].v += (F64)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x.v, 1));
+#elif defined(NS_AVX2)
+      v[0].v += (F64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x.v));
+      v[1].v += (F64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x.v, 1));
+#else
+      for (int i = 0; i < kWidth<A>; ++i) v[i / kWidth<double>].v[i % kWidth<double>] += double(x.v[i]);
+#endif
+    }
+  }
+};

@@ -1,0 +1,75 @@
+// What the CPU operators share: dtype switch, parallel loop, walking the tiles of a pair.
+#pragma once
+
+#include "../layout.h"
+#include "dispatch.h"
+
+#include <torch/csrc/stable/ops.h>
+
+namespace neurosens {
+
+// Calls f with a null pointer of the element type; kernels never see torch's own 16-bit classes.
+template <typename F>
+void with_element_type(const Tensor& x, const char* name, F&& f) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return f(static_cast<float*>(nullptr));
+    case ScalarType::Double:
+      return f(static_cast<double*>(nullptr));
+    case ScalarType::Half:
+      return f(static_cast<Half*>(nullptr));
+    case ScalarType::BFloat16:
+      return f(static_cast<BFloat16*>(nullptr));
+    default:
+      STD_TORCH_CHECK(false, name, " must be ", kDtypes);
+  }
+}
+
+// Tasks run in any order on any number of threads; how work is cut into tasks depends on shapes only.
+// Below kSerialWork elements in all, starting threads costs more than it brings.
+constexpr int64_t kSerialWork = 16384;
+
+template <typename F>
+void parallel_tasks(int64_t tasks, int64_t work, F&& f) {
+  torch::stable::parallel_for(0, tasks, work < kSerialWork ? tasks : 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+}
+
+// The activations of a pair, tile by tile.
+template <typename T>
+class Tiles {
+ public:
+  explicit Tiles(const Pair& pair)
+      : a_(pair.layout),
+        b_(pair.layout_adv),
+        rows_(pair.rows()),
+        z_(static_cast<const T*>(pair.benign.const_data_ptr())),
+        z_adv_(static_cast<const T*>(pair.adversarial.const_data_ptr())),
+        kernels_(kernels_for<T>(kernels())) {}
+
+  TileInput<T> input(int64_t sample, int64_t channel) const {
+    const int64_t left = a_.channels - channel;
+    return {z_ + sample * a_.sample_stride + channel * a_.channel_stride,
+            z_adv_ + sample * b_.sample_stride + channel * b_.channel_stride,
+            rows_ ? a_.channel_stride : a_.position_stride, rows_ ? b_.channel_stride : b_.position_stride,
+            int(left < kTile ? left : kTile)};
+  }
+  // Returns the number of channels in the tile.
+  int statistics(int64_t sample, int64_t channel, Tile<accumulate_t<T>>& tile) const {
+    const TileInput<T> in = input(sample, channel);
+    (rows_ ? kernels_.rows : kernels_.columns)(in, a_.positions, tile);
+    return in.channels;
+  }
+  const PairKernels<T>& kernels_of() const { return kernels_; }
+
+ private:
+  Layout a_, b_;
+  bool rows_;
+  const T *z_, *z_adv_;
+  const PairKernels<T>& kernels_;
+};
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace neurosens

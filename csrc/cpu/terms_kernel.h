@@ -1,0 +1,26 @@
+// From row statistics to totals. Included inside an instruction set's namespace.
+
+// The sticky maximum: NaN wins and stays.
+NS_HD double larger_or_nan(double x, double total) { return x > total || is_nan(x) ? x : total; }
+
+template <typename T>
+void add_terms(const Tile<accumulate_t<T>>& tile, int channels, int64_t positions, TermTotals totals, int64_t first,
+               accumulate_t<T>* mean, accumulate_t<T>* mean_adv) {
+  using A = accumulate_t<T>;
+  alignas(64) A term[kRowTerms][kTile];
+  const int padded = (channels + kLanes - 1) / kLanes * kLanes;
+#pragma GCC ivdep
+  for (int c = 0; c < padded; ++c) row_terms(&tile.row[0][c], A(positions), &term[0][c], kTile);
+  for (int k = 0; k < kRowTerms; ++k) {
+    double* sum = totals.sums + k * totals.pitch + first;
+#pragma GCC ivdep
+    for (int c = 0; c < channels; ++c) sum[c] += double(term[k][c]);
+  }
+  for (int k = 0; k < kRowMaxima; ++k) {
+    double* peak = totals.maxima + k * totals.pitch + first;
+#pragma GCC ivdep
+    for (int c = 0; c < channels; ++c) peak[c] = larger_or_nan(double(tile.row[kChangeMax + k][c]), peak[c]);
+  }
+  memcpy(mean, term[kBenignMean], size_t(channels) * sizeof(A));
+  memcpy(mean_adv, term[kAdversarialMean], size_t(channels) * sizeof(A));
+}

@@ -1,0 +1,87 @@
+// An activation seen as [N, C, S]: N samples, C channels, S positions, with int64 strides in elements.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace neurosens {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+struct Layout {
+  int64_t samples, channels, positions;
+  int64_t sample_stride, channel_stride, position_stride;
+  bool rows() const { return position_stride == 1 && positions > 1; }    // positions adjacent
+  bool columns() const { return channel_stride == 1 || channels == 1; }  // channels adjacent
+};
+
+// False where no single stride steps through the positions.
+inline bool describe(const Tensor& x, int64_t channel_dim, Layout& layout) {
+  layout = {x.size(0), x.size(channel_dim), 1, x.stride(0), x.stride(channel_dim), 1};
+  bool one_stride = true, first = true;
+  for (int64_t i = x.dim() - 1; i >= 1; --i) {
+    if (i == channel_dim || x.size(i) == 1) continue;
+    if (first) {
+      layout.position_stride = x.stride(i);
+      first = false;
+    } else if (x.stride(i) != layout.position_stride * layout.positions) {
+      one_stride = false;
+    }
+    layout.positions *= x.size(i);
+  }
+  return one_stride;
+}
+
+// Both rows, or both columns.
+inline bool same_kind(const Tensor& a, const Tensor& b, int64_t channel_dim = 1) {
+  Layout x, y;
+  return describe(a, channel_dim, x) && describe(b, channel_dim, y) &&
+         ((x.rows() && y.rows()) || (x.columns() && y.columns()));
+}
+
+// A view with the channel at dimension 1.
+inline Tensor channel_second(const Tensor& x, int64_t channel_dim) {
+  if (channel_dim < 0) channel_dim += x.dim();
+  std::vector<int64_t> order = {0, channel_dim};
+  for (int64_t i = 1; i < x.dim(); ++i)
+    if (i != channel_dim) order.push_back(i);
+  return torch::stable::permute(x, order);
+}
+
+// A pair whose two halves share one layout kind; copied once where theirs cannot be read as it is.
+struct Pair {
+  Tensor benign, adversarial;
+  Layout layout, layout_adv;
+
+  Pair(const Tensor& z, const Tensor& z_adv, int64_t channel_dim) : benign(z), adversarial(z_adv) {
+    STD_TORCH_CHECK(z.dim() >= 2, "benign must be [N, C, *S], got ", z.dim(), " dimensions");
+    STD_TORCH_CHECK(channel_dim >= -z.dim() && channel_dim < z.dim(), "channel_dim ", channel_dim,
+                    " is out of range for ", z.dim(), " dimensions");
+    if (channel_dim < 0) channel_dim += z.dim();
+    STD_TORCH_CHECK(channel_dim != 0, "channel_dim must not be the sample dimension 0");
+    STD_TORCH_CHECK(z.dim() == z_adv.dim() && z.scalar_type() == z_adv.scalar_type(),
+                    "benign and adversarial must have one shape and dtype");
+    for (int64_t i = 0; i < z.dim(); ++i)
+      STD_TORCH_CHECK(z.size(i) == z_adv.size(i), "benign and adversarial differ in size at dimension ", i);
+    if (!same_kind(benign, adversarial, channel_dim)) {
+      benign = torch::stable::contiguous(channel_second(benign, channel_dim));
+      adversarial = torch::stable::contiguous(channel_second(adversarial, channel_dim));
+      channel_dim = 1;
+    }
+    describe(benign, channel_dim, layout);
+    describe(adversarial, channel_dim, layout_adv);
+  }
+
+  bool rows() const { return layout.rows() && layout_adv.rows(); }
+};
+
+inline const char* const kDtypes = "float32, float64, float16 or bfloat16";
+
+}  // namespace neurosens

@@ -1,0 +1,33 @@
+// What every formula in this folder needs: host and device markers and the scalar primitives.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define NS_HD __host__ __device__ __forceinline__
+#else
+// always_inline: the instruction-set units must never share one out-of-line copy.
+#define NS_HD inline __attribute__((always_inline))
+#endif
+
+namespace neurosens {
+
+NS_HD float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+NS_HD double fused_multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
+NS_HD float absolute(float x) { return __builtin_fabsf(x); }
+NS_HD double absolute(double x) { return __builtin_fabs(x); }
+NS_HD float square_root(float x) { return __builtin_sqrtf(x); }
+NS_HD double square_root(double x) { return __builtin_sqrt(x); }
+
+// The maximum of x86: the second operand where the two are equal or unordered.
+template <typename T>
+NS_HD T larger(T a, T b) {
+  return a > b ? a : b;
+}
+
+template <typename T>
+NS_HD bool is_nan(T x) {
+  return !(x == x);
+}
+
+}  // namespace neurosens

@@ -1,0 +1,18 @@
+// Every operator's schema, nothing else. Kernels: cpu/NAME.cpp, cuda/NAME.cu; Python: neurosens_fast/ops.py.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(neurosens_fast, m) {
+  m.def("pair_statistics(Tensor benign, Tensor adversarial, int channel_dim=1) -> Tensor");
+  m.def(
+      "accumulate_pair_statistics_(Tensor(a!) sums, Tensor(b!) maxima, Tensor benign, Tensor adversarial, "
+      "int channel_dim=1) -> ()");
+  m.def("neuron_sensitivity(Tensor benign, Tensor adversarial, str norm=\"1\", int channel_dim=1) -> Tensor");
+  m.def(
+      "neuron_sensitivity_backward(Tensor grad, Tensor benign, Tensor adversarial, str norm, int channel_dim) "
+      "-> (Tensor, Tensor)");
+  m.def("topk_neurons(Tensor sensitivity, int k) -> (Tensor, Tensor)");
+  m.def(
+      "project_step_(Tensor(a!) adversarial, Tensor gradient, Tensor origin, float step_size, float epsilon, "
+      "str norm=\"linf\", float low=0.0, float high=1.0) -> ()");
+  m.def("read_bytes(Tensor benign, Tensor adversarial) -> Tensor");  // the benchmarks' plain read of the same bytes
+}

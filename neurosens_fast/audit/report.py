@@ -1,0 +1,294 @@
+"""What an audit found: totals per layer, and every number that derives from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from neurosens_fast import ops
+from neurosens_fast.columns import MAXIMA, SUMS
+from neurosens_fast.statistics import METRICS, PairStatistics
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_T = TypeVar("_T")
+
+
+class Neuron(NamedTuple):
+    """One neuron of a ranking: ``rank`` 1 has the largest ``value``."""
+
+    rank: int
+    layer: str
+    neuron: int
+    value: float
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer in numbers; ``score`` is the mean sensitivity of its neurons (the layer score of EvalBox)."""
+
+    layer: str
+    module_type: str
+    shape: tuple[int, ...]
+    channel_dim: int
+    neurons: int
+    samples: int
+    score: float
+    median: float
+    maximum: float
+    most_sensitive: int | None
+    dead: tuple[int, ...]
+    nonfinite: tuple[int, ...]
+
+
+@dataclass
+class LayerAudit:
+    """One layer's place in the model and its totals (on the CPU). ``shape`` is one sample's output."""
+
+    module_type: str
+    channel_dim: int
+    shape: tuple[int, ...]
+    statistics: PairStatistics
+
+
+@dataclass(repr=False)
+class AuditReport:
+    """Sensitivity of every neuron of every tapped layer, and how it was measured.
+
+    ``layers`` maps layer names to their totals in the order of execution. ``samples`` counts pairs,
+    ``labelled`` those that entered the accuracies. ``model``, ``attack`` and ``data`` describe what was
+    audited, ``seeds`` and ``versions`` what to repeat it with. ``not_run`` names chosen layers that the
+    forward never reached.
+    """
+
+    layers: dict[str, LayerAudit]
+    samples: int
+    labelled: int
+    correct_benign: int
+    correct_adversarial: int
+    model: str
+    attack: str
+    data: tuple[str, ...]
+    seeds: tuple[int, ...]
+    versions: dict[str, str]
+    not_run: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        return (
+            f"AuditReport({self.model}; {self.attack}; {len(self.layers)} layers, {self.neurons:,} neurons, "
+            f"{self.samples:,} samples)"
+        )
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of labelled benign samples classified correctly; NaN without labels."""
+        return self.correct_benign / self.labelled if self.labelled else math.nan
+
+    @property
+    def adversarial_accuracy(self) -> float:
+        """Share of labelled adversarial samples classified correctly; NaN without labels."""
+        return self.correct_adversarial / self.labelled if self.labelled else math.nan
+
+    @property
+    def neurons(self) -> int:
+        """Number of neurons over all layers."""
+        return sum(layer.statistics.neurons for layer in self.layers.values())
+
+    @property
+    def sensitivity(self) -> dict[str, Tensor]:
+        """Layer -> mean absolute change of each neuron, ``[C]`` float64 (Zhang et al., IEEE TIP 30:1291, 2021)."""
+        return self.metric("sensitivity")
+
+    def metric(self, name: str) -> dict[str, Tensor]:
+        """Layer -> metric ``name`` of ``statistics.METRICS`` per neuron, ``[C]`` float64.
+
+        Raises ``ValueError`` for an unknown name, listing the valid ones.
+        """
+        if name not in METRICS:
+            raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(METRICS)}")
+        return {layer: entry.statistics.metric(name) for layer, entry in self.layers.items()}
+
+    def top(self, k: int | float = 10, by: str = "sensitivity", layer: str | None = None) -> list[Neuron]:
+        """The ``k`` neurons with the largest metric ``by``, largest first, over all layers or of one.
+
+        An integer ``k`` is a count (at most all neurons are returned), a float in (0, 1] a share, rounded
+        up, at least 1. Ties keep the order of execution; NaN counts as largest.
+        Raises ``ValueError`` for an unknown metric or layer, or a ``k`` out of range.
+        """
+        values = self.metric(by)
+        if layer is not None:
+            if layer not in values:
+                raise ValueError(f"the report has no layer {layer!r}; its layers are {', '.join(values)}")
+            values = {layer: values[layer]}
+        places = [(name, neuron) for name, column in values.items() for neuron in range(len(column))]
+        joined = torch.cat([*values.values(), torch.empty(0, dtype=torch.float64)])
+        largest, indices = ops.topk_neurons(joined, _count(k, len(places)))
+        found = [(places[index], value) for index, value in zip(indices.tolist(), largest.tolist(), strict=True)]
+        return [Neuron(rank, name, neuron, value) for rank, ((name, neuron), value) in enumerate(found, 1)]
+
+    def dead(self) -> dict[str, list[int]]:
+        """Layer -> neurons whose output was exactly 0 for every sample and position, benign and adversarial."""
+        found = {name: _dead(entry.statistics) for name, entry in self.layers.items()}
+        return {name: neurons for name, neurons in found.items() if neurons}
+
+    def nonfinite(self) -> dict[str, list[int]]:
+        """Layer -> neurons whose totals are NaN or infinite."""
+        found = {name: entry.statistics.nonfinite().tolist() for name, entry in self.layers.items()}
+        return {name: neurons for name, neurons in found.items() if neurons}
+
+    def summary(self) -> list[LayerSummary]:
+        """One :class:`LayerSummary` per layer, in the order of execution."""
+        dead, nonfinite = self.dead(), self.nonfinite()
+        rows = []
+        for name, entry in self.layers.items():
+            values = entry.statistics.metric("sensitivity")
+            some = len(values) > 0
+            rows.append(
+                LayerSummary(
+                    name,
+                    entry.module_type,
+                    entry.shape,
+                    entry.channel_dim,
+                    len(values),
+                    entry.statistics.samples,
+                    score=float(values.mean()),
+                    median=float(values.median()) if some else math.nan,
+                    maximum=float(values.max()) if some else math.nan,
+                    most_sensitive=int(ops.topk_neurons(values, 1)[1]) if some else None,
+                    dead=tuple(dead.get(name, ())),
+                    nonfinite=tuple(nonfinite.get(name, ())),
+                )
+            )
+        return rows
+
+    def to_pandas(self, by: str = "sensitivity") -> DataFrame:
+        """One row per neuron: ``layer``, ``neuron``, every metric, ``rank`` and ``rank_in_layer`` by metric ``by``.
+
+        Rows stand in the order of execution; rank 1 is the largest. Raises ``ValueError`` for an unknown metric.
+        """
+        from pandas import DataFrame
+
+        columns: dict[str, object] = {
+            "layer": [name for name, entry in self.layers.items() for _ in range(entry.statistics.neurons)],
+            "neuron": [neuron for entry in self.layers.values() for neuron in range(entry.statistics.neurons)],
+        }
+        empty = torch.empty(0, dtype=torch.float64)
+        for metric in METRICS:
+            columns[metric] = torch.cat([*self.metric(metric).values(), empty]).numpy()
+        values = self.metric(by)
+        columns["rank"] = _ranks(torch.cat([*values.values(), empty])).numpy()
+        ranks = [_ranks(column) for column in values.values()]
+        columns["rank_in_layer"] = torch.cat([*ranks, torch.empty(0, dtype=torch.int64)]).numpy()
+        return DataFrame(columns)
+
+    def to_csv(self, path: str | PathLike[str], by: str = "sensitivity") -> None:
+        """Write :meth:`to_pandas` as CSV with full float64 precision; the file appears whole or not at all."""
+        from .storage import write_whole
+
+        write_whole(path, self.to_pandas(by).to_csv(index=False, lineterminator="\n").encode())
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a safetensors file with JSON metadata and a checksum; it appears whole or not at all.
+
+        Raises ``ReportError`` if the file cannot be written.
+        """
+        from .storage import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> AuditReport:
+        """The report saved at ``path``.
+
+        Raises ``ReportError``, which names the file and the problem, for a file that is missing,
+        truncated, altered, or no report.
+        """
+        from .storage import load
+
+        return load(path)
+
+    def plot(self, path: str | PathLike[str], by: str = "sensitivity") -> None:
+        """Draw metric ``by`` per layer and per neuron (sorted); the suffix of ``path`` decides the format.
+
+        Raises ``ValueError`` for an unknown metric or format.
+        """
+        from .plot import plot
+
+        plot(self, path, by)
+
+    def merge(self, other: AuditReport) -> AuditReport:
+        """A new report over the samples of both, as one audit of all of them would give it.
+
+        Raises ``ValueError`` naming the difference if model, attack, layers or their sizes differ.
+        """
+        for what in ("model", "attack"):
+            ours, theirs = getattr(self, what), getattr(other, what)
+            if ours != theirs:
+                raise ValueError(f"cannot merge reports of different {what}s: {ours!r} and {theirs!r}")
+        if list(self.layers) != list(other.layers):
+            odd = sorted(self.layers.keys() ^ other.layers.keys()) or list(self.layers)
+            raise ValueError(f"cannot merge reports of different layers; not the same in both: {', '.join(odd)}")
+        merged: dict[str, LayerAudit] = {}
+        for name, ours in self.layers.items():
+            theirs = other.layers[name]
+            axes = ours.channel_dim % (len(ours.shape) + 1), theirs.channel_dim % (len(theirs.shape) + 1)
+            if ours.statistics.neurons != theirs.statistics.neurons or axes[0] != axes[1]:
+                raise ValueError(
+                    f"cannot merge layer {name!r}: {ours.statistics.neurons} neurons on axis {axes[0]} and "
+                    f"{theirs.statistics.neurons} on axis {axes[1]}"
+                )
+            total = PairStatistics(ours.statistics.neurons)
+            total.merge(ours.statistics)
+            total.merge(theirs.statistics)
+            merged[name] = replace(ours, statistics=total)
+        return replace(
+            self,
+            layers=merged,
+            samples=self.samples + other.samples,
+            labelled=self.labelled + other.labelled,
+            correct_benign=self.correct_benign + other.correct_benign,
+            correct_adversarial=self.correct_adversarial + other.correct_adversarial,
+            data=_union(self.data, other.data),
+            seeds=_union(self.seeds, other.seeds),
+            not_run=_union(self.not_run, other.not_run),
+        )
+
+
+def _union(first: Iterable[_T], second: Iterable[_T]) -> tuple[_T, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
+
+
+def _count(k: int | float, neurons: int) -> int:
+    if isinstance(k, bool) or not isinstance(k, int | float):
+        raise TypeError(f"k must be a count (int) or a share (float), got {type(k).__name__}")
+    if isinstance(k, float):
+        if not 0 < k <= 1:
+            raise ValueError(f"a share k must lie in (0, 1], got {k}; use an int for a count")
+        return min(neurons, max(1, math.ceil(k * neurons)))
+    if k < 0:
+        raise ValueError(f"k must be at least 0, got {k}")
+    return min(k, neurons)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Rank of each value of ``[C]``, 1 = largest; ties by index, NaN largest."""
+    _, order = ops.topk_neurons(values, len(values))
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(1, len(values) + 1)
+    return ranks
+
+
+def _dead(statistics: PairStatistics) -> list[int]:
+    if not statistics.samples:
+        return []
+    zero_sum = (statistics.sums[:, [SUMS.index("benign_mean"), SUMS.index("adversarial_mean")]] == 0).all(1)
+    # A maximum of 0 and a sum of 0: no positive and no negative value.
+    zero_peak = (statistics.maxima[:, [MAXIMA.index("benign_max"), MAXIMA.index("adversarial_max")]] == 0).all(1)
+    return (zero_sum & zero_peak).nonzero().flatten().tolist()

@@ -1,0 +1,179 @@
+"""The operators: typed, checked, documented. Kernels are in ``csrc/``, the same functions in pure
+PyTorch in :mod:`neurosens_fast.reference`.
+
+A pair is two activations of one shape ``[N, C, *S]``, float32, float64, float16 or bfloat16, the channel
+at ``channel_dim`` (1 for feature maps, -1 for token layouts ``[N, L, C]``). Contiguous and channels_last
+memory is read as it is, anything else is copied once. Rows (one sample, one neuron) accumulate in
+float32, float64 input in float64; across samples everything is float64. Results are the same bits for
+every run, number of threads and instruction set. NaN and infinity reach their own neuron and no other.
+
+Every function raises ``TypeError`` for what is no tensor or has the wrong dtype and ``ValueError`` for a
+wrong shape, device or value, naming the argument.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _registration as _registration
+from .columns import MAXIMA, SUMS
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+NORMS: tuple[int | str, ...] = (1, "mse", "l2", "cosine")
+"""Distances between the rows of a pair."""
+
+_ops = torch.ops.neurosens_fast
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...] = DTYPES) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} must be {' or '.join(_name(d) for d in dtypes)}, got {_name(value.dtype)}")
+
+
+def _check_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """``value`` must have the dtype, shape and device of ``other``."""
+    _check_tensor(name, value)
+    if value.dtype != other.dtype:
+        raise TypeError(
+            f"{name} is {_name(value.dtype)} but {other_name} is {_name(other.dtype)}; both must have one dtype"
+        )
+    if value.shape != other.shape:
+        raise ValueError(f"{name} has shape {list(value.shape)} but {other_name} has {list(other.shape)}")
+    if value.device != other.device:
+        raise ValueError(f"{name} is on {value.device} but {other_name} is on {other.device}")
+
+
+def _check_pair(benign: Tensor, adversarial: Tensor, channel_dim: int) -> int:
+    """Return ``channel_dim`` counted from the front."""
+    _check_tensor("benign", benign)
+    _check_like("adversarial", adversarial, "benign", benign)
+    if benign.dim() < 2:
+        raise ValueError(f"benign must be [N, C, *S] with at least 2 dimensions, got shape {list(benign.shape)}")
+    if not -benign.dim() <= channel_dim < benign.dim():
+        raise ValueError(f"channel_dim {channel_dim} is out of range for shape {list(benign.shape)}")
+    front = channel_dim % benign.dim()
+    if front == 0:
+        raise ValueError("channel_dim must not be 0, the sample dimension")
+    return front
+
+
+def _check_norm(norm: int | str) -> str:
+    if norm not in NORMS:
+        raise ValueError(f'norm must be 1, "mse", "l2" or "cosine", got {norm!r}')
+    return str(norm)
+
+
+def pair_statistics(benign: Tensor, adversarial: Tensor, channel_dim: int = 1) -> Tensor:
+    """Row statistics of a pair, ``[N, C, 15]``, in one read; columns as in ``columns.ROW_STATISTICS``.
+
+    float32 (float64 for float64 input); not differentiable. Maxima of a row without positions are -inf.
+    Source: choice of this package, see ``columns``. Equivalent to::
+
+        d = adversarial - benign                                    # [N, C, S]
+        torch.stack([d.abs().sum(2), d.sum(2), (d * d).sum(2), ..., adversarial.amax(2)], dim=2)
+    """
+    channel_dim = _check_pair(benign, adversarial, channel_dim)
+    result: Tensor = _ops.pair_statistics(benign.detach(), adversarial.detach(), channel_dim)
+    return result
+
+
+def accumulate_pair_statistics_(
+    sums: Tensor, maxima: Tensor, benign: Tensor, adversarial: Tensor, channel_dim: int = 1
+) -> None:
+    """Add a batch to the totals ``sums`` ``[C, 14]`` and ``maxima`` ``[C, 3]``, in place, in one read.
+
+    Totals are contiguous float64, columns as in ``columns.SUMS`` and ``columns.MAXIMA``, on the device of
+    the pair (on the CPU where that device has no float64). Not differentiable. Start from
+    ``statistics.new_totals``. Source: choice of this package. Equivalent to::
+
+        rows = pair_statistics(benign, adversarial, channel_dim)    # [N, C, 15]
+        sums += sample_terms(rows, positions).sum(0)
+        maxima = torch.maximum(maxima, rows[..., -3:].amax(0))
+    """
+    channel_dim = _check_pair(benign, adversarial, channel_dim)
+    channels = benign.shape[channel_dim]
+    for name, total, columns in (("sums", sums, len(SUMS)), ("maxima", maxima, len(MAXIMA))):
+        _check_tensor(name, total, (torch.float64,))
+        if tuple(total.shape) != (channels, columns) or not total.is_contiguous():
+            raise ValueError(f"{name} must be contiguous with shape [{channels}, {columns}], got {list(total.shape)}")
+        if total.device != benign.device and not (total.device.type == "cpu" and benign.device.type == "mps"):
+            raise ValueError(f"{name} is on {total.device} but benign is on {benign.device}")
+    _ops.accumulate_pair_statistics_(sums, maxima, benign.detach(), adversarial.detach(), channel_dim)
+
+
+def neuron_sensitivity(benign: Tensor, adversarial: Tensor, norm: int | str = 1, channel_dim: int = 1) -> Tensor:
+    """Sensitivity of every neuron, ``[C]``: the mean over samples of the distance of its rows.
+
+    ``norm`` 1: mean_s |d| (Zhang et al., IEEE TIP 30:1291, 2021); ``"mse"``: mean_s d^2; ``"l2"``:
+    ||d||_2 / |S| (AISafety EvalBox); ``"cosine"``: 1 - cosine (choice of this package).
+    float32 (float64 for float64 input). Differentiable once in both inputs; the gradient is 0 at d = 0
+    for 1 and ``"l2"``, and for zero rows with ``"cosine"`` (choice of this package). Equivalent to::
+
+        d = adversarial - benign                                    # [N, C, S]
+        d.abs().mean(2).mean(0)
+    """
+    channel_dim = _check_pair(benign, adversarial, channel_dim)
+    result: Tensor = _ops.neuron_sensitivity(benign, adversarial, _check_norm(norm), channel_dim)
+    return result
+
+
+def topk_neurons(sensitivity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` largest of ``sensitivity`` ``[C]``, descending: values ``[k]`` and int64 indices ``[k]``.
+
+    Stable: ties go to the lowest index; NaN counts as largest, as in ``torch.topk``. Source: choice of
+    this package. Not differentiable; index ``sensitivity`` with the result where a gradient is wanted.
+    Equivalent to::
+
+        values, indices = sensitivity.sort(descending=True, stable=True)
+        values[:k], indices[:k]
+    """
+    _check_tensor("sensitivity", sensitivity)
+    if sensitivity.dim() != 1:
+        raise ValueError(f"sensitivity must be [C], got shape {list(sensitivity.shape)}")
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an int, got {type(k).__name__}")
+    if not 0 <= k <= sensitivity.shape[0]:
+        raise ValueError(f"k must be between 0 and the number of neurons {sensitivity.shape[0]}, got {k}")
+    values, indices = _ops.topk_neurons(sensitivity.detach(), k)
+    return values, indices
+
+
+def project_step_(
+    adversarial: Tensor,
+    gradient: Tensor,
+    origin: Tensor,
+    step_size: float,
+    epsilon: float,
+    norm: str = "linf",
+    low: float = 0.0,
+    high: float = 1.0,
+) -> None:
+    """Move ``adversarial`` one attack step and project it back, in place, in one pass.
+
+    ``adversarial + step_size * sign(gradient)``, projected onto the ``epsilon`` ball around ``origin`` and
+    onto ``[low, high]``; all three tensors have one shape and dtype. Exact at the border: the distance
+    from ``origin``, computed in float64, never exceeds ``epsilon`` where ``origin`` is within
+    ``[low, high]``. A NaN gradient makes its element NaN. ``norm`` is ``"linf"``.
+    Source: Madry et al., ICLR 2018. Equivalent to::
+
+        stepped = adversarial + step_size * gradient.sign()
+        adversarial.copy_(stepped.clamp(origin - epsilon, origin + epsilon).clamp(low, high))
+    """
+    _check_tensor("adversarial", adversarial)
+    _check_like("gradient", gradient, "adversarial", adversarial)
+    _check_like("origin", origin, "adversarial", adversarial)
+    if norm != "linf":
+        raise ValueError(f'norm must be "linf", got {norm!r}')
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon must be at least 0, got {epsilon}")
+    if not low <= high:
+        raise ValueError(f"low must not exceed high, got {low} and {high}")
+    numbers = float(step_size), float(epsilon), norm, float(low), float(high)
+    _ops.project_step_(adversarial.detach(), gradient.detach(), origin.detach(), *numbers)

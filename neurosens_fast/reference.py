@@ -1,0 +1,220 @@
+"""Every operator in pure PyTorch: the oracle of the tests and the baseline of the benchmarks.
+
+The functions have the signatures of :mod:`neurosens_fast.ops` and run on any device. They read an
+activation several times and allocate temporaries of its size; that is what the kernels avoid.
+Reduced precision is raised to float32 first, float64 stays float64.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ACTIVATION_FREQUENCY_SHARE = 0.01
+"""A neuron counts as firing above this share of its sample's largest channel mean (CAS, ICLR 2021)."""
+
+
+def _rows(activation: Tensor, channel_dim: int) -> Tensor:
+    """View ``[N, C, *S]`` (channel at ``channel_dim``) as ``[N, C, S]`` in the accumulation dtype."""
+    rows = activation.movedim(channel_dim, 1)
+    rows = rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
+    return rows if rows.dtype == torch.float64 else rows.float()
+
+
+def _maximum(rows: Tensor) -> Tensor:
+    """Largest element of each row ``[N, C, S]``; -inf, the identity of max, for an empty row."""
+    return rows.amax(2) if rows.shape[2] else rows.new_full(rows.shape[:2], -torch.inf)
+
+
+def pair_statistics(benign: Tensor, adversarial: Tensor, channel_dim: int = 1) -> Tensor:
+    """Row statistics ``[N, C, 15]`` in the order of ``columns.ROW_STATISTICS``."""
+    z, z_adv = _rows(benign, channel_dim), _rows(adversarial, channel_dim)
+    d = z_adv - z
+    return torch.stack(
+        [
+            torch.linalg.vector_norm(d, 1, dim=2),
+            d.sum(2),
+            d.square().sum(2),
+            (d * z).sum(2),
+            z.sum(2),
+            z_adv.sum(2),
+            torch.linalg.vector_norm(z, 1, dim=2),
+            z.square().sum(2),
+            z_adv.square().sum(2),
+            (z * z_adv).sum(2),
+            (z > 0).sum(2).to(z.dtype),
+            (z_adv > 0).sum(2).to(z.dtype),
+            _maximum(d.abs()),
+            _maximum(z),
+            _maximum(z_adv),
+        ],
+        dim=2,
+    )
+
+
+def cosine_distance(
+    change_sq: Tensor, change_dot: Tensor, benign_sq: Tensor, adversarial_sq: Tensor, pair_dot: Tensor
+) -> Tensor:
+    """``1 - cosine`` of row pairs from their second moments, without cancellation for nearly equal rows.
+
+    For rows closer than their length, ``1 - cosine = (|d|^2 - delta^2) / (2 |z| |z'|)`` with
+    ``delta = |z'| - |z|``; the difference of norms is formed from ``<d, z>`` and ``|d|^2`` for the
+    same reason. Other rows use the dot product. 0 where both rows are zero, 1 where one is.
+    """
+    norm, norm_adv = benign_sq.sqrt(), adversarial_sq.sqrt()
+    product = norm * norm_adv
+    delta = (2 * change_dot + change_sq) / (norm + norm_adv)
+    near = (change_sq - delta.square()) / (2 * product)
+    far = 1 - pair_dot / product
+    distance = torch.where(change_sq <= product, near, far).clamp(0, 2)
+    one_zero = (benign_sq == 0).to(distance.dtype) - (adversarial_sq == 0).to(distance.dtype)
+    degenerate = one_zero.abs() + (benign_sq + adversarial_sq) * 0
+    return torch.where((benign_sq == 0) | (adversarial_sq == 0), degenerate, distance)
+
+
+def _relative(change: Tensor, size: Tensor) -> Tensor:
+    """``change / size``, and 1 where ``size`` is 0 (unless the change is NaN)."""
+    return torch.where((size == 0) & ~change.isnan(), torch.ones_like(change), change / size)
+
+
+def _frequency(means: Tensor) -> Tensor:
+    """1 where a channel mean ``[N, C]`` exceeds the sample's threshold, NaN where it is NaN, else 0."""
+    if means.shape[1] == 0:
+        return means.clone()
+    finite = torch.where(means.isfinite(), means, -torch.inf)
+    threshold = ACTIVATION_FREQUENCY_SHARE * finite.amax(1, keepdim=True)
+    threshold = torch.where(threshold == -torch.inf, torch.inf, threshold)
+    return torch.where(means.isnan(), means, (means > threshold).to(means.dtype))
+
+
+def sample_terms(rows: Tensor, positions: int) -> Tensor:
+    """Finalised per-sample terms ``[N, C, 14]`` of row statistics, in the order of ``columns.SUMS``."""
+    (change_l1, change_sum, change_sq, change_dot, benign_sum, adversarial_sum, benign_l1, benign_sq,
+     adversarial_sq, pair_dot, benign_positive, adversarial_positive) = rows[..., :-3].unbind(2)  # fmt: skip
+    share = 1 / positions if positions else torch.nan
+    change_l2 = change_sq.sqrt()
+    benign_mean = benign_sum * share
+    adversarial_mean = adversarial_sum * share
+    return torch.stack(
+        [
+            change_l1 * share,
+            change_l2 * share,
+            _relative(change_l1, benign_l1),
+            _relative(change_l2, benign_sq.sqrt()),
+            (change_sum * share).abs(),
+            change_sq * share,
+            change_l2,
+            cosine_distance(change_sq, change_dot, benign_sq, adversarial_sq, pair_dot),
+            benign_mean,
+            adversarial_mean,
+            benign_positive * share,
+            adversarial_positive * share,
+            _frequency(benign_mean),
+            _frequency(adversarial_mean),
+        ],
+        dim=2,
+    )
+
+
+def accumulate_pair_statistics_(
+    sums: Tensor, maxima: Tensor, benign: Tensor, adversarial: Tensor, channel_dim: int = 1
+) -> None:
+    """Add a batch to the totals ``sums`` ``[C, 14]`` and ``maxima`` ``[C, 3]`` (float64), in place."""
+    rows = pair_statistics(benign, adversarial, channel_dim)  # the totals may be on another device
+    if rows.shape[0] == 0:
+        return
+    positions = benign.numel() // max(1, rows.shape[0] * rows.shape[1])
+    sums += sample_terms(rows, positions).to(sums).sum(0)
+    torch.maximum(maxima, rows[..., -3:].amax(0).to(maxima), out=maxima)
+
+
+def row_distance(benign: Tensor, adversarial: Tensor, norm: int | str = 1, channel_dim: int = 1) -> Tensor:
+    """``dist_c`` of METHODS for each row, ``[N, C]``; differentiable by autograd away from ties."""
+    z, z_adv = _rows(benign, channel_dim), _rows(adversarial, channel_dim)
+    d = z_adv - z
+    if norm == 1:
+        return d.abs().mean(2)
+    if norm == "mse":
+        return d.square().mean(2)
+    if norm == "l2":
+        return torch.linalg.vector_norm(d, dim=2) / d.shape[2]
+    if norm == "cosine":
+        return cosine_distance(
+            d.square().sum(2), (d * z).sum(2), z.square().sum(2), z_adv.square().sum(2), (z * z_adv).sum(2)
+        )
+    raise ValueError(f'norm must be 1, "mse", "l2" or "cosine", got {norm!r}')
+
+
+def neuron_sensitivity(benign: Tensor, adversarial: Tensor, norm: int | str = 1, channel_dim: int = 1) -> Tensor:
+    """Mean over samples of :func:`row_distance`, ``[C]``; the paper's sensitivity for ``norm=1``."""
+    rows = row_distance(benign, adversarial, norm, channel_dim)
+    return rows.mean(0, dtype=torch.float64).to(rows.dtype)
+
+
+def neuron_sensitivity_backward(
+    grad: Tensor, benign: Tensor, adversarial: Tensor, norm: int | str, channel_dim: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of :func:`neuron_sensitivity` in the dtype of its inputs, for ``grad`` ``[C]``.
+
+    0 where a distance has no gradient: no change for 1 and ``"l2"``, a zero row for ``"cosine"``.
+    """
+    z, z_adv = _rows(benign, channel_dim), _rows(adversarial, channel_dim)
+    d = z_adv - z
+    samples, _, positions = d.shape
+    scale = (grad.to(d.dtype) / max(samples, 1))[:, None]  # [C, 1]
+    if norm == 1:
+        change, pull, pull_adv = scale / positions * d.sign(), 0, 0
+    elif norm == "mse":
+        change, pull, pull_adv = scale * 2 / positions * d, 0, 0
+    elif norm == "l2":
+        length = torch.linalg.vector_norm(d, dim=2, keepdim=True)
+        change, pull, pull_adv = scale * d / torch.where(length == 0, torch.inf, length) / positions, 0, 0
+    else:
+        product = torch.linalg.vector_norm(z, dim=2) * torch.linalg.vector_norm(z_adv, dim=2)
+        weight = (scale[:, 0] / torch.where(product == 0, torch.inf, product))[:, :, None]
+        size, size_adv = z.square().sum(2, keepdim=True), z_adv.square().sum(2, keepdim=True)
+        change = weight * d
+        pull = weight * ((d * z).sum(2, keepdim=True) / torch.where(size == 0, torch.inf, size)) * z
+        pull_adv = (
+            -weight * ((d * z_adv).sum(2, keepdim=True) / torch.where(size_adv == 0, torch.inf, size_adv)) * z_adv
+        )
+    gradients = (
+        gradient.to(x.dtype).reshape(x.movedim(channel_dim, 1).shape).movedim(1, channel_dim)
+        for gradient, x in ((pull - change, benign), (pull_adv + change, adversarial))
+    )
+    benign_gradient, adversarial_gradient = (
+        torch.empty_like(x).copy_(gradient) for gradient, x in zip(gradients, (benign, adversarial), strict=True)
+    )
+    return benign_gradient, adversarial_gradient
+
+
+def topk_neurons(sensitivity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` largest of ``[C]`` in descending order; ties go to the lowest index, NaN is largest."""
+    values, indices = torch.sort(sensitivity, descending=True, stable=True)
+    return values[:k].clone(), indices[:k].clone()
+
+
+def project_step_(
+    adversarial: Tensor,
+    gradient: Tensor,
+    origin: Tensor,
+    step_size: float,
+    epsilon: float,
+    norm: str = "linf",
+    low: float = 0.0,
+    high: float = 1.0,
+) -> None:
+    """One signed-gradient step, then the projection onto the epsilon ball and ``[low, high]``, in place.
+
+    The step is rounded to the tensor's dtype; the border of the ball is the outermost value of that
+    dtype whose distance from ``origin``, computed in float64, does not exceed ``epsilon`` (for float64
+    itself, up to the rounding of that distance). A NaN gradient makes its element NaN.
+    """
+    wide = origin.double()
+    direction = torch.where(gradient.isnan(), gradient, gradient.sign()).double()
+    stepped = (adversarial.double() + step_size * direction).to(origin.dtype)
+    upper, lower = (wide + epsilon).to(origin.dtype), (wide - epsilon).to(origin.dtype)
+    infinity = torch.full_like(origin, torch.inf)
+    upper = torch.where(upper.double() - wide > epsilon, torch.nextafter(upper, -infinity), upper)
+    lower = torch.where(wide - lower.double() > epsilon, torch.nextafter(lower, infinity), lower)
+    adversarial.copy_(torch.minimum(torch.maximum(stepped, lower), upper).clamp(low, high))

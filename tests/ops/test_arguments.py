@@ -1,0 +1,86 @@
+"""Bad arguments raise in Python, naming the argument and what was got; C++ checks again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from neurosens_fast import ops
+
+Z = torch.zeros(2, 3, 4)
+SUMS, MAXIMA = torch.zeros(3, 14, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
+
+BAD: list[tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str]] = [
+    (ops.pair_statistics, ([1.0], Z), TypeError, "benign must be a tensor, got list"),
+    (ops.pair_statistics, (Z, None), TypeError, "adversarial must be a tensor, got NoneType"),
+    (ops.pair_statistics, (Z.int(), Z.int()), TypeError, "benign must be float32 or .* got int32"),
+    (ops.pair_statistics, (Z, Z.double()), TypeError, "adversarial is float64 but benign is float32"),
+    (ops.pair_statistics, (Z, Z[:1]), ValueError, r"adversarial has shape \[1, 3, 4\] but benign has \[2, 3, 4\]"),
+    (ops.pair_statistics, (Z, Z.to("meta")), ValueError, "adversarial is on meta but benign is on cpu"),
+    (ops.pair_statistics, (Z[0, 0], Z[0, 0]), ValueError, r"benign must be \[N, C, \*S\].*got shape \[4\]"),
+    (ops.pair_statistics, (Z, Z, 3), ValueError, r"channel_dim 3 is out of range for shape \[2, 3, 4\]"),
+    (ops.pair_statistics, (Z, Z, 0), ValueError, "channel_dim must not be 0"),
+    (ops.pair_statistics, (Z, Z, -3), ValueError, "channel_dim must not be 0"),
+    (ops.accumulate_pair_statistics_, (SUMS.float(), MAXIMA, Z, Z), TypeError, "sums must be float64, got float32"),
+    (
+        ops.accumulate_pair_statistics_,
+        (SUMS, MAXIMA, Z, Z, 2),
+        ValueError,
+        r"sums must .* \[4, 14\], got \[3, 14\]",
+    ),
+    (ops.accumulate_pair_statistics_, (SUMS, MAXIMA[:, :2], Z, Z), ValueError, "maxima must be contiguous"),
+    (
+        ops.accumulate_pair_statistics_,
+        (SUMS.to("meta"), MAXIMA, Z, Z),
+        ValueError,
+        "sums is on meta but benign is on",
+    ),
+    (ops.neuron_sensitivity, (Z, Z, "l3"), ValueError, "norm must be 1, .*got 'l3'"),
+    (ops.neuron_sensitivity, (Z, Z, 2), ValueError, "norm must be 1, .*got 2"),
+    (ops.topk_neurons, (Z, 1), ValueError, r"sensitivity must be \[C\], got shape \[2, 3, 4\]"),
+    (ops.topk_neurons, (Z[0, 0], 5), ValueError, "k must be between 0 and the number of neurons 4, got 5"),
+    (ops.topk_neurons, (Z[0, 0], -1), ValueError, "k must be between 0 .* got -1"),
+    (ops.topk_neurons, (Z[0, 0], 0.5), TypeError, "k must be an int, got float"),
+    (ops.topk_neurons, (Z[0, 0].int(), 1), TypeError, "sensitivity must be float32"),
+    (ops.project_step_, (Z, Z.half(), Z, 0.1, 0.1), TypeError, "gradient is float16 but adversarial is float32"),
+    (ops.project_step_, (Z, Z, Z[:1], 0.1, 0.1), ValueError, "origin has shape"),
+    (ops.project_step_, (Z, Z, Z, 0.1, 0.1, "l2"), ValueError, "norm must be \"linf\", got 'l2'"),
+    (ops.project_step_, (Z, Z, Z, 0.1, -0.1), ValueError, "epsilon must be at least 0, got -0.1"),
+    (ops.project_step_, (Z, Z, Z, 0.1, float("nan")), ValueError, "epsilon must be at least 0, got nan"),
+    (ops.project_step_, (Z, Z, Z, 0.1, 0.1, "linf", 1.0, 0.0), ValueError, "low must not exceed high"),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "error", "message"), BAD, ids=[f"{b[0].__name__}-{i}" for i, b in enumerate(BAD)]
+)
+def test_clear_errors(
+    function: Callable[..., Any], arguments: tuple[Any, ...], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        function(*arguments)
+
+
+CPP: list[tuple[str, tuple[Any, ...], str]] = [
+    ("pair_statistics", (Z, Z[:1], 1), "differ in size at dimension 0"),
+    ("pair_statistics", (Z, Z.double(), 1), "one shape and dtype"),
+    ("pair_statistics", (Z.int(), Z.int(), 1), "benign must be float32"),
+    ("pair_statistics", (Z, Z, 7), "channel_dim 7 is out of range"),
+    ("pair_statistics", (Z, Z, 0), "sample dimension"),
+    ("accumulate_pair_statistics_", (SUMS.float(), MAXIMA, Z, Z, 1), "sums must be a contiguous float64 tensor"),
+    ("accumulate_pair_statistics_", (SUMS, MAXIMA[:2], Z, Z, 1), "maxima must be a contiguous float64 tensor"),
+    ("neuron_sensitivity", (Z, Z, "max", 1), "norm must be 1"),
+    ("neuron_sensitivity_backward", (Z[0, 0], Z, Z, "1", 1), r"grad must be float32 \[3\]"),
+    ("topk_neurons", (Z[0, 0], 9), "k must be between 0 and 4"),
+    ("project_step_", (Z, Z, Z, 0.1, 0.1, "l1"), "norm must be"),
+    ("project_step_", (Z, Z.double(), Z, 0.1, 0.1), "one shape and dtype"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), CPP, ids=[f"{c[0]}-{i}" for i, c in enumerate(CPP)])
+def test_the_kernels_check_again(name: str, arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        getattr(torch.ops.neurosens_fast, name)(*arguments)

@@ -1,0 +1,100 @@
+"""The same bits for every run, number of threads and instruction set."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from neurosens_fast import _C, ops
+from neurosens_fast.statistics import new_totals
+
+from .cases import DTYPES, Case, make_pair
+
+CASES = [
+    Case("rows", (5, 20, 1100)),
+    Case("short", (9, 70, 7, 7)),
+    Case("columns", (5, 37, 20, 20), memory="channels_last"),
+    Case("tokens", (4, 197, 96), channel_dim=-1),
+    Case("units", (300, 200)),
+    Case("odd", (3, 33, 48)),
+]
+
+
+def digest() -> str:
+    """A hash of everything the operators compute on fixed inputs."""
+    torch.manual_seed(7)
+    total = hashlib.sha256()
+    for case in CASES:
+        for dtype in DTYPES:
+            z, z_adv = make_pair(case, dtype, "cpu", relu=True)
+            sums, maxima = new_totals(z.shape[case.channel_dim])
+            ops.accumulate_pair_statistics_(sums, maxima, z, z_adv, case.channel_dim)
+            results = [ops.pair_statistics(z, z_adv, case.channel_dim), sums, maxima]
+            for norm in ("1", "cosine"):
+                results.append(torch.ops.neurosens_fast.neuron_sensitivity(z, z_adv, norm, case.channel_dim % z.dim()))
+                grad = torch.ones(z.shape[case.channel_dim], dtype=results[0].dtype)
+                results += torch.ops.neurosens_fast.neuron_sensitivity_backward(
+                    grad, z, z_adv, norm, case.channel_dim % z.dim()
+                )
+            stepped = z_adv.contiguous()
+            ops.project_step_(stepped, z_adv.contiguous(), z.contiguous(), 0.01, 0.03)
+            for tensor in (*results, stepped):
+                total.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def test_runs_and_threads_agree() -> None:
+    threads = torch.get_num_threads()
+    try:
+        digests = set()
+        for count in (1, 2, 1, 2):
+            torch.set_num_threads(count)
+            digests.add(digest())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(digests) == 1
+
+
+def run_with(instruction_set: str) -> subprocess.CompletedProcess[str]:
+    """The digest of a fresh process whose instruction set is chosen by the environment."""
+    code = (
+        "import tests.ops.test_determinism as t; from neurosens_fast import _C;"
+        "print(_C.build_info()['instruction_set'], t.digest())"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NEUROSENS_FAST_ISA": instruction_set, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_instruction_sets_agree() -> None:
+    """Every set this CPU has; build_info lists which were compiled, so a report shows what ran."""
+    supported = _C.build_info()["instruction_sets_supported"]
+    assert "baseline" in supported
+    outputs = [run_with(name) for name in supported]
+    for name, output in zip(supported, outputs, strict=True):
+        assert output.returncode == 0, output.stderr
+        assert output.stdout.split()[0] == name
+    assert len({output.stdout.split()[1] for output in outputs}) == 1
+
+
+def test_unknown_instruction_set_is_refused() -> None:
+    output = run_with("mmx")
+    assert output.returncode != 0
+    assert "NEUROSENS_FAST_ISA=mmx names no instruction set" in output.stderr
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_sample_does_not_depend_on_its_batch(case: Case, device: str) -> None:
+    z, z_adv = make_pair(case, torch.float32, device)
+    rows = ops.pair_statistics(z, z_adv, case.channel_dim)
+    alone = ops.pair_statistics(z[1:2], z_adv[1:2], case.channel_dim)
+    assert torch.equal(alone[0], rows[1])

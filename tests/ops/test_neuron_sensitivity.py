@@ -1,0 +1,125 @@
+"""neuron_sensitivity and its gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from neurosens_fast import ops, reference
+
+from .cases import CASES, DTYPES, Case, make_pair, place
+
+CASES_WITH_DATA = [case for case in CASES if 0 not in case.shape]
+SHORT = [
+    Case("rows", (3, 4, 200)),
+    Case("short", (3, 70, 5)),
+    Case("columns", (3, 20, 4, 3), memory="channels_last"),
+    Case("tokens", (3, 5, 20), channel_dim=-1),
+    Case("units", (4, 20)),
+    Case("strided", (3, 4, 6), memory="strided"),
+    Case("mixed", (3, 4, 3, 5), memory="mixed"),
+    Case("middle", (2, 4, 6, 5), channel_dim=2),
+]
+
+
+@pytest.mark.parametrize("norm", ops.NORMS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES_WITH_DATA, ids=lambda case: case.name)
+def test_equals_float64_reference(case: Case, dtype: torch.dtype, norm: int | str, device: str) -> None:
+    z, z_adv = make_pair(case, dtype, device)
+    result = ops.neuron_sensitivity(z, z_adv, norm, case.channel_dim)
+    expected = reference.neuron_sensitivity(z.double(), z_adv.double(), norm, case.channel_dim)
+    assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    tolerance = 1e-11 if dtype == torch.float64 else 3e-6
+    torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("norm", ops.NORMS)
+@pytest.mark.parametrize("case", SHORT, ids=lambda case: case.name)
+def test_gradcheck(case: Case, norm: int | str, device: str) -> None:
+    if norm == "cosine" and case.name == "units":
+        return  # the cosine of single elements is a sign: it has no derivative to check numerically
+    z = torch.randn(case.shape, dtype=torch.float64, device=device)
+    z_adv = z + (torch.rand(case.shape, dtype=torch.float64, device=device) + 0.1) * torch.randn_like(z).sign()
+    if case.memory == "mixed":
+        z_adv = place(z_adv, "channels_last")
+    elif case.memory != "contiguous":
+        z, z_adv = place(z, case.memory), place(z_adv, case.memory)
+    z.requires_grad_(), z_adv.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda a, b: ops.neuron_sensitivity(a, b, norm, case.channel_dim), (z, z_adv), fast_mode=False
+    )
+
+
+def gradients(z: Tensor, z_adv: Tensor, norm: int | str, weights: Tensor, channel_dim: int) -> list[Tensor]:
+    leaves = [z.detach().requires_grad_(), z_adv.detach().requires_grad_()]
+    result = ops.neuron_sensitivity(leaves[0], leaves[1], norm, channel_dim)
+    return list(torch.autograd.grad((result * weights.to(result.dtype)).sum(), leaves))
+
+
+@pytest.mark.parametrize("norm", ops.NORMS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", SHORT, ids=lambda case: case.name)
+def test_gradient_equals_autograd_of_the_definition(
+    case: Case, dtype: torch.dtype, norm: int | str, device: str
+) -> None:
+    z, z_adv = make_pair(case, dtype, device)
+    weights = torch.randn(case.shape[case.channel_dim], dtype=torch.float64, device=device)
+    results = gradients(z, z_adv, norm, weights, case.channel_dim)
+    leaves = [z.double().requires_grad_(), z_adv.double().requires_grad_()]
+    a, b = (x.movedim(case.channel_dim, 1).flatten(2) if x.dim() > 2 else x[..., None] for x in leaves)
+    d = b - a
+    distance = {
+        1: d.abs().mean(2),
+        "mse": d.square().mean(2),
+        "l2": d.square().sum(2).sqrt() / d.shape[2],
+        "cosine": 1 - torch.nn.functional.cosine_similarity(a, b, dim=2, eps=0),
+    }[norm]
+    wanted = torch.autograd.grad((distance.mean(0) * weights).sum(), leaves)
+    rounding = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
+    for result, want, x in zip(results, wanted, (z, z_adv), strict=True):
+        assert result.dtype == dtype
+        assert result.shape == x.shape
+        # The definition has no gradient (NaN) at an unchanged row for "l2": ours is 0 there.
+        want = want.nan_to_num(0.0)
+        # A cosine gradient is a difference of terms of this size; of single elements it is 0 itself.
+        scale = max(float(want.abs().max()), float(weights.abs().max()) / case.shape[0] if norm == "cosine" else 0)
+        torch.testing.assert_close(result.double(), want, rtol=rounding, atol=rounding * scale + 2**-24 * scale)
+
+
+def test_gradient_keeps_the_memory_layout(device: str) -> None:
+    z, z_adv = make_pair(Case("", (2, 16, 5, 4), memory="channels_last"), torch.float32, device)
+    for gradient in gradients(z, z_adv, 1, torch.ones(16, device=device), 1):
+        assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("shape", [(2, 3, 200), (2, 3, 5), (2, 3)], ids=str)
+def test_gradient_is_zero_where_there_is_none(shape: tuple[int, ...], device: str) -> None:
+    z = torch.randn(shape, device=device)
+    z[:, 1] = 0
+    for norm in (1, "mse", "l2"):
+        for gradient in gradients(z, z.clone(), norm, torch.ones(3, device=device), 1):
+            assert torch.equal(gradient, torch.zeros_like(z)), norm
+    for gradient in gradients(z, torch.ones_like(z), "cosine", torch.ones(3, device=device), 1):
+        assert bool((gradient[:, 1] == 0).all())
+
+
+def test_only_the_wanted_gradient(device: str) -> None:
+    z, z_adv = make_pair(Case("", (2, 3, 5)), torch.float32, device)
+    z_adv.requires_grad_()
+    ops.neuron_sensitivity(z, z_adv).sum().backward()
+    assert z.grad is None
+    assert z_adv.grad is not None
+
+
+def test_autocast_takes_the_activation_as_it_is(device: str) -> None:
+    z, z_adv = make_pair(Case("", (2, 3, 50)), torch.bfloat16, device)
+    plain = ops.neuron_sensitivity(z, z_adv)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        under = ops.neuron_sensitivity(z, z_adv)
+        rows = ops.pair_statistics(z.float(), z_adv.float())
+    assert under.dtype == torch.float32
+    assert torch.equal(under, plain)
+    assert torch.equal(rows, ops.pair_statistics(z.float(), z_adv.float()))

@@ -1,0 +1,69 @@
+"""project_step_ against the reference, bit for bit, and exact at the border of the ball."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from neurosens_fast import ops, reference
+
+from .cases import DTYPES, place
+
+pytestmark = pytest.mark.sanitize
+
+EPS, ALPHA = 8 / 255, 2 / 255
+
+
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last", "strided", "transposed"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equals_the_reference_bit_for_bit(dtype: torch.dtype, memory: str, device: str) -> None:
+    x = torch.rand(3, 5, 9, 7, device=device).to(dtype)
+    x.view(-1)[:4] = torch.tensor([0.0, -0.0, 1.0, 1e-6], dtype=dtype)
+    for _ in range(3):
+        start = (x.double() + EPS * (2 * torch.rand(x.shape, device=device, dtype=torch.float64) - 1)).to(dtype)
+        gradient = torch.randn(x.shape, device=device).to(dtype)
+        gradient.view(-1)[::7] = 0
+        gradient.view(-1)[5] = math.nan
+        ours, expected = place(start, memory), start.clone()
+        ops.project_step_(ours, place(gradient, memory), place(x, memory), ALPHA, EPS)
+        reference.project_step_(expected, gradient, x, ALPHA, EPS)
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_never_leaves_the_ball_nor_the_range(dtype: torch.dtype, device: str) -> None:
+    x = torch.rand(200_000, device=device, dtype=torch.float64).to(dtype)
+    for eps in (EPS, 0.3, 1e-3, 0.0):
+        adversarial = x.clone()
+        for sign in (1, -1):
+            ops.project_step_(adversarial, torch.full_like(x, sign), x, 1.0, eps)
+            distance = (adversarial.double() - x.double()).abs()
+            assert float(distance.max()) <= eps
+            assert float(adversarial.min()) >= 0
+            assert float(adversarial.max()) <= 1
+            if dtype == torch.float64:
+                continue  # its own rounding blurs the border by one value
+            # As far as the dtype allows: the next value outwards is outside the ball or the range.
+            beyond = torch.nextafter(adversarial, torch.full_like(x, sign * math.inf)).double()
+            assert bool((((beyond - x.double()).abs() > eps) | (beyond > 1) | (beyond < 0)).all())
+
+
+def test_plain_arithmetic_leaves_the_ball(device: str) -> None:
+    """The reason for the exact border: plain float32 arithmetic exceeds eps on many pixels."""
+    x = torch.rand(10_000, device=device)
+    plain = x + EPS
+    assert float(((plain.double() - x.double()) > EPS).double().mean()) > 0.03
+
+
+def test_other_ranges(device: str) -> None:
+    x = torch.tensor([-1.0, 0.0, 1.0], device=device)
+    adversarial = x.clone()
+    ops.project_step_(adversarial, torch.ones_like(x), x, 5.0, 2.0, low=-1.5, high=1.5)
+    assert adversarial.tolist() == [1.0, 1.5, 1.5]
+
+
+def test_empty(device: str) -> None:
+    x = torch.zeros(0, 3, device=device)
+    ops.project_step_(x, x.clone(), x.clone(), ALPHA, EPS)

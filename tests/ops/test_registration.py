@@ -1,0 +1,125 @@
+"""What torch needs to trace, compile and differentiate the operators."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from neurosens_fast import ops, reference
+from neurosens_fast.statistics import new_totals
+
+from .cases import Case, make_pair
+
+CASES = [
+    Case("rows", (2, 5, 130)),
+    Case("columns", (2, 9, 4, 5), memory="channels_last"),
+    Case("tokens", (2, 7, 12), channel_dim=-1),
+    Case("units", (3, 20)),
+    Case("strided", (2, 3, 8), memory="strided"),
+]
+OPERATORS = torch.ops.neurosens_fast
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_opcheck(case: Case, dtype: torch.dtype, device: str) -> None:
+    z, z_adv = make_pair(case, dtype, device)
+    dim = case.channel_dim % z.dim()
+    sums, maxima = new_totals(z.shape[dim], device)
+    grad = torch.randn(z.shape[dim], device=device)
+    for operator, arguments in (
+        (OPERATORS.pair_statistics, (z, z_adv, dim)),
+        (OPERATORS.accumulate_pair_statistics_, (sums, maxima, z, z_adv, dim)),
+        (OPERATORS.neuron_sensitivity_backward, (grad, z, z_adv, "l2", dim)),
+        (OPERATORS.topk_neurons, (grad, 2)),
+        (OPERATORS.project_step_, (z.clone(), z_adv, z, 0.1, 0.2)),
+        (OPERATORS.read_bytes, (z.contiguous(), z_adv.contiguous())),
+    ):
+        torch.library.opcheck(operator.default, arguments)
+    for norm in ("1", "mse", "l2", "cosine"):
+        leaves = (z.detach().requires_grad_(), z_adv.detach().requires_grad_())
+        torch.library.opcheck(OPERATORS.neuron_sensitivity.default, (*leaves, norm, dim))
+
+
+def test_read_bytes_reads_every_byte(device: str) -> None:
+    x = torch.randint(0, 2**31, (3, 50_003), dtype=torch.int32, device=device)
+    a, b = x[0].contiguous().view(torch.float32), x[1].contiguous().view(torch.float32)
+    before = OPERATORS.read_bytes(a, b)
+    for at in (0, 1, 49_999, 50_002):
+        changed = x[0].clone()
+        changed[at] ^= 1
+        assert not torch.equal(OPERATORS.read_bytes(changed.view(torch.float32), b), before)
+
+
+def test_meta_tensors() -> None:
+    z = torch.empty(3, 5, 7, device="meta", dtype=torch.bfloat16)
+    assert ops.pair_statistics(z, z).shape == (3, 5, 15)
+    assert ops.pair_statistics(z, z).dtype == torch.float32
+    assert ops.neuron_sensitivity(z, z, channel_dim=2).shape == (7,)
+    assert [t.shape for t in ops.topk_neurons(torch.empty(9, device="meta"), 4)] == [(4,), (4,)]
+    ops.accumulate_pair_statistics_(*new_totals(5, "meta"), z, z)
+    ops.project_step_(z, z, z, 0.1, 0.1)
+
+
+def test_compile_fullgraph(device: str) -> None:
+    def step(z: Tensor, z_adv: Tensor, sums: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows = ops.pair_statistics(z, z_adv)
+        ops.accumulate_pair_statistics_(sums, maxima, z, z_adv)
+        sensitivity = ops.neuron_sensitivity(z, z_adv, "mse")
+        values, indices = ops.topk_neurons(sensitivity.detach(), 2)
+        ops.project_step_(z_adv.detach(), z, z, 0.1, 0.2)
+        return rows.sum() + sensitivity[indices].sum(), values, indices
+
+    results = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(0)
+        z = torch.randn(3, 5, 9, device=device, requires_grad=True)
+        z_adv = torch.randn(3, 5, 9, device=device)
+        totals = new_totals(5, device)
+        outputs = function(z, z_adv, *totals)
+        outputs[0].backward()
+        results.append([*outputs, *totals, z.grad, z_adv])
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_compile_fullgraph_with_inductor(device: str) -> None:
+    def loss(z: Tensor, z_adv: Tensor) -> Tensor:
+        return ops.neuron_sensitivity(z.relu(), z_adv.relu(), "cosine").sum()
+
+    z, z_adv = torch.randn(2, 6, 8, 8, device=device, requires_grad=True), torch.randn(2, 6, 8, 8, device=device)
+    (plain,) = torch.autograd.grad(loss(z, z_adv), z)
+    (compiled,) = torch.autograd.grad(torch.compile(loss, fullgraph=True)(z, z_adv), z)
+    torch.testing.assert_close(compiled, plain)
+
+
+def test_mutating_operators_take_no_gradient(device: str) -> None:
+    z = torch.randn(2, 3, 4, device=device, requires_grad=True)
+    totals = new_totals(3, device)
+    ops.accumulate_pair_statistics_(*totals, z, z.detach() + 1)
+    assert not totals[0].requires_grad
+    assert not ops.pair_statistics(z, z).requires_grad
+
+
+def test_other_devices_run_the_reference() -> None:
+    """The composite kernel, called by its dispatch key, equals the reference; meta never reaches it."""
+    z, z_adv = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    for name in ("pair_statistics", "neuron_sensitivity", "topk_neurons", "project_step_"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"neurosens_fast::{name}", "CompositeExplicitAutograd")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CompositeExplicitAutograd)
+    rows = OPERATORS.pair_statistics.default.redispatch(keys, z, z_adv, 1)
+    assert torch.equal(rows, reference.pair_statistics(z, z_adv))
+
+
+def test_extension_links_no_openmp() -> None:
+    """A second OpenMP runtime beside torch's makes two pools of threads that spin against each other."""
+    from neurosens_fast import _C
+
+    assert _C.__file__ is not None
+    content = Path(_C.__file__).read_bytes()
+    assert b"libgomp" not in content
+    assert b"libiomp" not in content
