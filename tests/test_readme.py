@@ -1,0 +1,47 @@
+"""The README's examples run, its commands exist, and its lists are true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurosens_fast.statistics import METRICS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks in one namespace, in order, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(blocks) == 2
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert {path.name for path in tmp_path.iterdir()} == {"neurons.csv", "audit.safetensors", "sensitivity.png"}
+    assert namespace["report"].sensitivity["relu2"].shape == (32,)
+    assert namespace["benign"].grad is not None
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^make ([a-z-]+)", README, re.M) + re.findall(r"`make ([a-z-]+)`", README)
+    assert {"demo", "test", "gpu"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_metrics_are_listed() -> None:
+    listed = re.search(r"METRICS` lists(.*?)\n\n", README, re.S)
+    assert listed
+    named = set(re.findall(r"`([a-z_0-9]+)`", listed[1]))
+    assert named == {re.sub(r"_(benign|adversarial)$", "", name) for name in METRICS}
+
+
+def test_links_and_pictures_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
