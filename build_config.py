@@ -232,7 +232,15 @@ def macros(torch: Torch, toolkit: Toolkit | None, architectures: Iterable[str]) 
 
 def cxx_flags(werror: bool) -> list[str]:
     """Return the flags of the host compiler; the language standard is torch's to choose."""
-    flags = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-fvisibility=hidden"]
+    flags = [
+        "-O3",
+        "-g0",
+        "-ffp-contract=off",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-fopenmp-simd",
+        "-fvisibility=hidden",
+    ]
     return [*flags, "-Wall", "-Wextra", "-Wno-psabi", *(["-Werror"] if werror else [])]
 
 

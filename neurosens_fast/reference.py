@@ -162,22 +162,22 @@ def neuron_sensitivity_backward(
     d = z_adv - z
     samples, _, positions = d.shape
     scale = (grad.to(d.dtype) / max(samples, 1))[:, None]  # [C, 1]
+    pull = pull_adv = torch.zeros((), dtype=d.dtype, device=d.device)
     if norm == 1:
-        change, pull, pull_adv = scale / positions * d.sign(), 0, 0
+        change = scale / positions * d.sign()
     elif norm == "mse":
-        change, pull, pull_adv = scale * 2 / positions * d, 0, 0
+        change = scale * 2 / positions * d
     elif norm == "l2":
         length = torch.linalg.vector_norm(d, dim=2, keepdim=True)
-        change, pull, pull_adv = scale * d / torch.where(length == 0, torch.inf, length) / positions, 0, 0
+        change = scale * d / torch.where(length == 0, torch.inf, length) / positions
     else:
         product = torch.linalg.vector_norm(z, dim=2) * torch.linalg.vector_norm(z_adv, dim=2)
         weight = (scale[:, 0] / torch.where(product == 0, torch.inf, product))[:, :, None]
         size, size_adv = z.square().sum(2, keepdim=True), z_adv.square().sum(2, keepdim=True)
         change = weight * d
         pull = weight * ((d * z).sum(2, keepdim=True) / torch.where(size == 0, torch.inf, size)) * z
-        pull_adv = (
-            -weight * ((d * z_adv).sum(2, keepdim=True) / torch.where(size_adv == 0, torch.inf, size_adv)) * z_adv
-        )
+        share_adv = (d * z_adv).sum(2, keepdim=True) / torch.where(size_adv == 0, torch.inf, size_adv)
+        pull_adv = -weight * share_adv * z_adv
     gradients = (
         gradient.to(x.dtype).reshape(x.movedim(channel_dim, 1).shape).movedim(1, channel_dim)
         for gradient, x in ((pull - change, benign), (pull_adv + change, adversarial))

@@ -4,66 +4,114 @@
 // A block of positions stays in L1 while its passes read it; every channel adds its positions in order
 // within a block, and the blocks' totals in order.
 
-constexpr int64_t kColumnBlock = 32;                   // positions of one block
-constexpr int64_t kColumnChunk = 1023 * kColumnBlock;  // positions that a 16-bit count can hold
+// Positions whose blocks add up in one tile before that is added to the result: a multiple of any block, and
+// few enough for 16-bit counts.
+constexpr int64_t kColumnChunk = 2048;
+
+// A block of positions, channels adjacent, and where the memory lies that will be wanted next.
+template <typename T>
+struct Block {
+  const T *z, *z_adv;
+  int64_t pitch, pitch_adv;  // from one position to the next
+};
+template <typename T>
+struct Ahead {
+  const T *z, *z_adv;
+  int64_t stride, stride_adv;
+};
+
+// Spreads the prefetching of the next block over the passes of this one, in the order of addresses: all at
+// once would stall, and the strided passes alone do not make the hardware fetch ahead.
+template <typename T, typename Source>
+struct Prefetch {
+  static constexpr int kPasses = kTile / kWidth<accumulate_t<typename Source::type>>;
+  static constexpr int kLines = kTile * int(sizeof(T)) / 64;  // cache lines of one position of one half
+  static constexpr int kPerPass = 2 * kLines >= kPasses ? 2 * kLines / kPasses : 1;
+  static constexpr int kSkip = 2 * kLines >= kPasses ? 1 : kPasses / (2 * kLines);
+  Ahead<T> ahead;
+
+  // Step s of `positions` in pass `pass`.
+  NS_HD void step(int pass, int64_t s, int64_t positions) const {
+    if (pass % kSkip != 0) return;
+    for (int j = 0; j < kPerPass; ++j) {
+      const int unit = pass / kSkip * kPerPass + j;
+      const int64_t line = unit % kLines * positions + s;
+      const int64_t row = line / kLines, column = line % kLines * (64 / int64_t(sizeof(T)));
+      __builtin_prefetch(unit < kLines ? ahead.z + row * ahead.stride + column
+                                       : ahead.z_adv + row * ahead.stride_adv + column);
+    }
+  }
+};
 
 // Adds positions [0, positions) of the channels of one read; channels stay in the order of parts.
-template <typename T>
-NS_HD void add_columns(const T* z, const T* z_adv, int64_t positions, int64_t stride, int64_t stride_adv, int channel,
+template <typename T, typename P>
+NS_HD void add_columns(const Block<T>& block, int64_t positions, int channel, const P& prefetch,
                        Tile<accumulate_t<T>>& tile) {
   using A = accumulate_t<T>;
   using V = Vector<A>;
+  const T *z = block.z + channel, *z_adv = block.z_adv + channel;
   for (int i = 0; i < Elements<T>::kParts; ++i) {
     RowSums<V> sums = {};
-    for (int64_t s = 0; s < positions; ++s)
-      sums.add(Elements<T>::part(z + s * stride, i), Elements<T>::part(z_adv + s * stride_adv, i));
     const int at = channel + i * kWidth<A>;
+    for (int64_t s = 0; s < positions; ++s) {
+      prefetch.step(at / kWidth<A>, s, positions);
+      sums.add(Elements<T>::part(z + s * block.pitch, i), Elements<T>::part(z_adv + s * block.pitch_adv, i));
+    }
     for (int k = 0; k < kRowSums; ++k) store(tile.row[k] + at, load<V>(tile.row[k] + at) + sums.sum[k]);
     A* peak = tile.row[kChangeMax] + at;
     store(peak, larger(sums.change_max, load<V>(peak)));
   }
 }
 
-// Where a tile's blocks come from. `block` returns kColumnBlock or fewer positions, channels adjacent.
-template <typename T>
-struct Block {
-  const T *z, *z_adv;
-  int64_t pitch, pitch_adv;
-};
+// Where a tile's blocks come from; `block` returns the positions [s, s + length).
 
 // Channels adjacent in memory already; strides between positions, in elements.
 template <typename T>
 struct ColumnSource : TileInput<T> {
   using type = T;
+  // 2 KiB of each half: short enough that the memory is never idle for long.
+  static constexpr int64_t kBlock = 2048 / (kTile * int64_t(sizeof(T)));
   using TileInput<T>::z, TileInput<T>::z_adv, TileInput<T>::stride, TileInput<T>::stride_adv, TileInput<T>::channels;
-  alignas(64) T copy[2][kColumnBlock * kTile];
+  alignas(64) T copy[2][kBlock * kTile];
   explicit NS_HD ColumnSource(const TileInput<T>& in) : TileInput<T>(in) {}
 
   NS_HD Block<T> block(int64_t s, int64_t length, int padded) {
-    // Whole vectors would read past a partial tile; rows at a large stride evict each other from L1.
+    // Whole vectors would read past a partial tile; rows at such strides evict each other from L1.
     const bool whole = padded == channels;
-    if (whole && (sizeof(T) < 4 || stride <= 2 * kTile || length == 1))
-      return {z + s * stride, z_adv + s * stride_adv, stride, stride_adv};
+    const bool evict = stride * int64_t(sizeof(T)) % 1024 == 0 && length > 1;
+    if (whole && !evict) return {z + s * stride, z_adv + s * stride_adv, stride, stride_adv};
     for (int64_t i = 0; i < length; ++i) {
-      memcpy(copy[0] + i * kTile, z + (s + i) * stride, size_t(channels) * sizeof(T));
-      memcpy(copy[1] + i * kTile, z_adv + (s + i) * stride_adv, size_t(channels) * sizeof(T));
-      if (!whole) {
-        memset(copy[0] + i * kTile + channels, 0, size_t(padded - channels) * sizeof(T));
-        memset(copy[1] + i * kTile + channels, 0, size_t(padded - channels) * sizeof(T));
-      }
+      copy_row(copy[0] + i * kTile, z + (s + i) * stride, padded);
+      copy_row(copy[1] + i * kTile, z_adv + (s + i) * stride_adv, padded);
     }
     return {copy[0], copy[1], kTile, kTile};
   }
+  NS_HD Ahead<T> ahead(int64_t s, int64_t positions) const {
+    if (s < positions) return {z + s * stride, z_adv + s * stride_adv, stride, stride_adv};
+    if (stride > kTile) return {z + kTile, z_adv + kTile, stride, stride_adv};  // the next tile
+    return {z + positions * stride, z_adv + positions * stride_adv, stride, stride_adv};
+  }
   NS_HD T at(int64_t s, int c) const { return z[s * stride + c]; }
   NS_HD T at_adv(int64_t s, int c) const { return z_adv[s * stride_adv + c]; }
+
+ private:
+  NS_HD void copy_row(T* to, const T* from, int padded) const {
+    if (channels == kTile) {
+      memcpy(to, from, kTile * sizeof(T));
+    } else {
+      memcpy(to, from, size_t(channels) * sizeof(T));
+      memset(to + channels, 0, size_t(padded - channels) * sizeof(T));
+    }
+  }
 };
 
 // Short contiguous rows, transposed block by block; strides between channels, in elements.
 template <typename T>
 struct RowSource : TileInput<T> {
   using type = accumulate_t<T>;
+  static constexpr int64_t kBlock = 32;
   using TileInput<T>::z, TileInput<T>::z_adv, TileInput<T>::stride, TileInput<T>::stride_adv, TileInput<T>::channels;
-  alignas(64) type copy[2][kColumnBlock * kTile];
+  alignas(64) type copy[2][kBlock * kTile];
   explicit NS_HD RowSource(const TileInput<T>& in) : TileInput<T>(in) {}
 
   NS_HD Block<type> block(int64_t s, int64_t length, int padded) {
@@ -74,6 +122,10 @@ struct RowSource : TileInput<T> {
       memset(copy[1] + i * kTile + channels, 0, size_t(padded - channels) * sizeof(type));
     }
     return {copy[0], copy[1], kTile, kTile};
+  }
+  // The same share of the next tile, taken as one run of memory.
+  NS_HD Ahead<T> ahead(int64_t s, int64_t) const {
+    return {z + kTile * (stride + s), z_adv + kTile * (stride_adv + s), kTile, kTile};
   }
   NS_HD T at(int64_t s, int c) const { return z[c * stride + s]; }
   NS_HD T at_adv(int64_t s, int c) const { return z_adv[c * stride_adv + s]; }
@@ -117,6 +169,11 @@ NS_HD void finish_tile(const Source& source, int64_t positions, int padded,
   }
 }
 
+template <typename T, template <typename> class Source>
+NS_HD Prefetch<T, Source<T>> prefetch_of(const Source<T>& source, int64_t s, int64_t positions) {
+  return {source.ahead(s, positions)};
+}
+
 // At most kTile channels. Lanes past them hold nothing of use.
 template <typename Source>
 void tile_statistics(Source& source, int64_t positions, Tile<accumulate_t<typename Source::type>>& tile) {
@@ -126,23 +183,33 @@ void tile_statistics(Source& source, int64_t positions, Tile<accumulate_t<typena
   constexpr int kStep = E::kStep > kSpan<T> ? E::kStep : kSpan<T>;
   const int padded = (source.channels + kStep - 1) / kStep * kStep;
 
-  for (int k = 0; k < kRowCount; ++k)
-    for (int c = 0; c < padded; ++c) tile.row[k][c] = k < kBenignMax ? A(0) : A(-__builtin_inff());
+  const auto clear = [padded](Tile<A>& t) {
+    for (int k = 0; k < kRowCount; ++k)
+      for (int c = 0; c < padded; ++c) t.row[k][c] = k < kBenignMax ? A(0) : A(-__builtin_inff());
+  };
+  clear(tile);
+  Tile<A> part;  // the sums of one chunk of many
+  Tile<A>& sums = positions <= kColumnChunk ? tile : part;
   E extremes[kTile / E::kStep];
   for (int64_t chunk = 0; chunk < positions; chunk += kColumnChunk) {
     const int64_t end = positions - chunk < kColumnChunk ? positions : chunk + kColumnChunk;
     for (auto& e : extremes) e.clear();
-    for (int64_t s = chunk; s < end; s += kColumnBlock) {
-      const int64_t length = end - s < kColumnBlock ? end - s : kColumnBlock;
+    if (&sums == &part) clear(part);
+    for (int64_t s = chunk; s < end; s += Source::kBlock) {
+      const int64_t length = end - s < Source::kBlock ? end - s : Source::kBlock;
       const Block<T> block = source.block(s, length, padded);
-      for (int c = 0; c < padded; c += kSpan<T>)
-        add_columns<T>(block.z + c, block.z_adv + c, length, block.pitch, block.pitch_adv, c, tile);
+      const auto prefetch = prefetch_of(source, s + length, positions);
+      for (int c = 0; c < padded; c += kSpan<T>) add_columns(block, length, c, prefetch, sums);
       for (int c = 0; c < padded; c += E::kStep) {
         E e = extremes[c / E::kStep];
         for (int64_t i = 0; i < length; ++i)
           e.add(block.z + i * block.pitch + c, block.z_adv + i * block.pitch_adv + c);
         extremes[c / E::kStep] = e;
       }
+    }
+    for (int c = 0; c < padded && &sums == &part; ++c) {
+      for (int k = 0; k < kRowSums; ++k) tile.row[k][c] += part.row[k][c];
+      tile.row[kChangeMax][c] = larger(part.row[kChangeMax][c], tile.row[kChangeMax][c]);
     }
     for (int c = 0; c < padded; c += E::kStep)
       extremes[c / E::kStep].add_lanes(tile.row[kBenignMax] + c, tile.row[kAdversarialMax] + c,

@@ -21,11 +21,12 @@ namespace NS_ISA {
 #include "unit_kernel.h"
 
 // Rows shorter than this are transposed: folding 16 lanes of every statistic would cost more.
-constexpr int64_t kLongRow = 128;
+template <typename T>
+constexpr int64_t kLongRow = sizeof(T) == 2 ? 224 : 112;
 
 template <typename T>
 void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>& out) {
-  if (positions < kLongRow) {
+  if (positions < kLongRow<T>) {
     RowSource<T> source(in);
     tile_statistics(source, positions, out);
     return;

@@ -41,10 +41,10 @@ struct Partition {
 
   explicit Partition(const Layout& s) {
     // A range of columns is wide enough for contiguous reads; a range of rows is one tile.
-    range = s.position_stride == 1 && s.positions > 1 ? kTile : 8 * kTile;
+    range = s.rows() ? kTile : s.positions == 1 ? 2 * kTile : 8 * kTile;
     ranges = divide_up(s.channels, range);
     // The groups' totals, 17 doubles per channel, must stay small beside the data.
-    const int64_t affordable = s.samples * s.positions / 64;
+    const int64_t affordable = s.samples * s.positions / 1024;
     groups = std::clamp<int64_t>(std::min(kTasks / std::max<int64_t>(ranges, 1), affordable), 1, s.samples);
     group = divide_up(s.samples, groups);
     groups = divide_up(s.samples, group);
@@ -159,19 +159,24 @@ class Accumulation {
   // Stage 2: the groups' totals, in order, into [C, kSumCount] and [C, kRowMaxima].
   void add_groups(double* sums, double* maxima) {
     parallel_tasks(part_.ranges, part_.groups * shape_.channels * kTotals, [&](int64_t r) {
-      for (int64_t c = r * part_.range; c < end_of_range(r); ++c) {
-        for (int64_t g = 0; g < part_.groups; ++g) {
-          const TermTotals from = totals(g);
-          for (int k = 0; k < kSumCount; ++k) sums[c * kSumCount + k] += from.sums[k * from.pitch + c];
-          for (int k = 0; k < kRowMaxima; ++k) {
-            const double x = from.maxima[k * from.pitch + c];
-            double& total = maxima[c * kRowMaxima + k];
-            total = x > total || is_nan(x) ? x : total;
-          }
-        }
+      const int64_t begin = r * part_.range, end = end_of_range(r);
+      const TermTotals all = totals(0);
+      for (int64_t g = 1; g < part_.groups; ++g) {
+        const TermTotals from = totals(g);
+        for (int k = 0; k < kSumCount; ++k)
+          for (int64_t c = begin; c < end; ++c) all.sums[k * all.pitch + c] += from.sums[k * all.pitch + c];
+        for (int k = 0; k < kRowMaxima; ++k)
+          for (int64_t c = begin; c < end; ++c)
+            add_maximum(all.maxima[k * all.pitch + c], from.maxima[k * all.pitch + c]);
+      }
+      for (int64_t c = begin; c < end; ++c) {
+        for (int k = 0; k < kSumCount; ++k) sums[c * kSumCount + k] += all.sums[k * all.pitch + c];
+        for (int k = 0; k < kRowMaxima; ++k) add_maximum(maxima[c * kRowMaxima + k], all.maxima[k * all.pitch + c]);
       }
     });
   }
+
+  static void add_maximum(double& total, double x) { total = larger_or_nan(x, total); }
 
   const Tiles<T> tiles_;
   const Layout shape_;

@@ -171,6 +171,7 @@ template <typename A>
 struct Wide {
   static constexpr int kCount = int(sizeof(double) / sizeof(A));
   VD v[kCount];
+  NS_HD double lane(int i) const { return v[i / kWidth<double>].v[i % kWidth<double>]; }
   NS_HD void add(Vector<A> x) {
     if constexpr (kCount == 1) {
       v[0] += VD{(F64)x.v};

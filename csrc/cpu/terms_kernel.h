@@ -1,8 +1,5 @@
 // From row statistics to totals. Included inside an instruction set's namespace.
 
-// The sticky maximum: NaN wins and stays.
-NS_HD double larger_or_nan(double x, double total) { return x > total || is_nan(x) ? x : total; }
-
 template <typename T>
 void add_terms(const Tile<accumulate_t<T>>& tile, int channels, int64_t positions, TermTotals totals, int64_t first,
                accumulate_t<T>* mean, accumulate_t<T>* mean_adv) {

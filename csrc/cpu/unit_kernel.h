@@ -37,87 +37,109 @@ accumulate_t<T> largest_finite(const T* x, int64_t count) {
   return largest;
 }
 
-// What a block of samples adds to the channels of one register.
+// What a block of samples adds to the channels of one register, in two passes: each fits the registers.
 template <typename A>
 struct UnitSums {
-  using M = typename Vector<A>::M;
   Wide<A> change, relative, squared, benign, adversarial;
-  M cosine, positive, positive_adv, active, active_adv, nan, nan_adv;
-  Vector<A> change_max, max, max_adv;
 
-  NS_HD void add(Vector<A> z, Vector<A> z_adv, A threshold, A threshold_adv) {
+  NS_HD void add(Vector<A> z, Vector<A> z_adv) {
+    using M = typename Vector<A>::M;
     const Vector<A> d = z_adv - z, size = absolute(d);
-    const M no_change_known = (M)(z.v == 0) & (M)(size.v == size.v);
-    const M above = (M)(z.v > 0), above_adv = (M)(z_adv.v > 0);
-    const M turn = (above - (M)(z.v < 0)) - (above_adv - (M)(z_adv.v < 0));  // sign z' - sign z
+    const M no_size = (M)(z.v == 0) & (M)(size.v == size.v);
     change.add(size);
-    relative.add({choose(broadcast<A>(1).v, size.v / absolute(z).v, no_change_known)});
+    relative.add({choose(broadcast<A>(1).v, size.v / absolute(z).v, no_size)});
     squared.add({d.v * d.v});
     benign.add(z);
     adversarial.add(z_adv);
-    cosine += turn < 0 ? -turn : turn;
+  }
+};
+
+template <typename A>
+struct UnitCounts {
+  using M = typename Vector<A>::M;
+  M turn, positive, positive_adv, active, active_adv, nan, nan_adv;
+  Vector<A> change_max, max, max_adv;
+
+  NS_HD void add(Vector<A> z, Vector<A> z_adv, A threshold, A threshold_adv) {
+    const M above = (M)(z.v > 0), above_adv = (M)(z_adv.v > 0);
+    const M difference = (above - (M)(z.v < 0)) - (above_adv - (M)(z_adv.v < 0));  // sign z' - sign z
+    turn += difference < 0 ? -difference : difference;
     positive -= above;
     positive_adv -= above_adv;
     active -= (M)(z.v > threshold);
     active_adv -= (M)(z_adv.v > threshold_adv);
     nan |= (M)(z.v != z.v);
     nan_adv |= (M)(z_adv.v != z_adv.v);
-    change_max = larger(size, change_max);
+    change_max = larger(absolute(z_adv - z), change_max);
     max = larger(z, max);
     max_adv = larger(z_adv, max_adv);
   }
 };
 
-template <typename A>
-NS_HD void add_unit_totals(const UnitSums<A>& u, int lane, TermTotals totals, int64_t channel) {
-  constexpr int kHalf = kWidth<double>;
-  const auto wide = [lane](const Wide<A>& w) { return w.v[lane / kHalf].v[lane % kHalf]; };
-  const auto add = [&](int k, double x) { totals.sums[k * totals.pitch + channel] += x; };
-  const double none = __builtin_nan("");
-  const double change = wide(u.change);
-  for (int k : {kSensitivity, kSensitivityL2, kMeanShift, kActivationShift}) add(k, change);
-  for (int k : {kRelativeL1, kRelativeL2}) add(k, wide(u.relative));
-  add(kSquaredChange, wide(u.squared));
-  add(kCosineDistance, double(u.cosine[lane]) + change * 0);  // NaN where an element is not finite
-  add(kBenignMean, wide(u.benign));
-  add(kAdversarialMean, wide(u.adversarial));
-  add(kBenignActive, double(u.positive[lane]));
-  add(kAdversarialActive, double(u.positive_adv[lane]));
-  add(kBenignFrequency, u.nan[lane] ? none : double(u.active[lane]));
-  add(kAdversarialFrequency, u.nan_adv[lane] ? none : double(u.active_adv[lane]));
-  const double maxima[kRowMaxima] = {is_nan(change) ? none : u.change_max.v[lane],
-                                     u.nan[lane] ? none : u.max.v[lane] + 0.0,
-                                     u.nan_adv[lane] ? none : u.max_adv.v[lane] + 0.0};
-  for (int k = 0; k < kRowMaxima; ++k) {
-    double& total = totals.maxima[k * totals.pitch + channel];
-    total = larger_or_nan(maxima[k], total);
+// What a tile's channels receive, in channel order.
+struct UnitTotals {
+  double sum[kSumCount][kTile], maximum[kRowMaxima][kTile];
+
+  template <typename A>
+  NS_HD void set(int channel, int lane, const UnitSums<A>& u, const UnitCounts<A>& n) {
+    const double none = __builtin_nan("");
+    const double change = u.change.lane(lane), relative = u.relative.lane(lane);
+    for (int k : {kSensitivity, kSensitivityL2, kMeanShift, kActivationShift}) sum[k][channel] = change;
+    for (int k : {kRelativeL1, kRelativeL2}) sum[k][channel] = relative;
+    sum[kSquaredChange][channel] = u.squared.lane(lane);
+    sum[kCosineDistance][channel] = double(n.turn[lane]) + change * 0;  // NaN where an element is not finite
+    sum[kBenignMean][channel] = u.benign.lane(lane);
+    sum[kAdversarialMean][channel] = u.adversarial.lane(lane);
+    sum[kBenignActive][channel] = double(n.positive[lane]);
+    sum[kAdversarialActive][channel] = double(n.positive_adv[lane]);
+    sum[kBenignFrequency][channel] = n.nan[lane] ? none : double(n.active[lane]);
+    sum[kAdversarialFrequency][channel] = n.nan_adv[lane] ? none : double(n.active_adv[lane]);
+    maximum[0][channel] = is_nan(change) ? none : double(n.change_max.v[lane]);
+    maximum[1][channel] = n.nan[lane] ? none : double(n.max.v[lane]) + 0.0;
+    maximum[2][channel] = n.nan_adv[lane] ? none : double(n.max_adv.v[lane]) + 0.0;
   }
-}
+  NS_HD void add_to(TermTotals totals, int64_t first, int channels) const {
+    for (int k = 0; k < kSumCount; ++k)
+      for (int c = 0; c < channels; ++c) totals.sums[k * totals.pitch + first + c] += sum[k][c];
+    for (int k = 0; k < kRowMaxima; ++k) {
+      double* peak = totals.maxima + k * totals.pitch + first;
+      for (int c = 0; c < channels; ++c) peak[c] = larger_or_nan(maximum[k][c], peak[c]);
+    }
+  }
+};
 
 template <typename T>
 void add_units(const TileInput<T>& in, int64_t samples, const accumulate_t<T>* threshold,
                const accumulate_t<T>* threshold_adv, TermTotals totals, int64_t first) {
   using A = accumulate_t<T>;
-  constexpr int kParts = Elements<T>::kParts, kRegisters = kTile / kWidth<A>;
+  using E = Elements<T>;
+  constexpr int kRegisters = kTile / kWidth<A>;
   const int padded = (in.channels + kSpan<T> - 1) / kSpan<T> * kSpan<T>;
   ColumnSource<T> source(in);
   UnitSums<A> sums[kRegisters] = {};
-  for (auto& u : sums) u.max = u.max_adv = broadcast<A>(-__builtin_inff());
-  for (int64_t n = 0; n < samples; n += kColumnBlock) {
-    const int64_t length = samples - n < kColumnBlock ? samples - n : kColumnBlock;
-    const Block<T> block = source.block(n, length, padded);
+  UnitCounts<A> counts[kRegisters] = {};
+  for (auto& n : counts) n.max = n.max_adv = broadcast<A>(-__builtin_inff());
+  for (int64_t begin = 0; begin < samples; begin += source.kBlock) {
+    const int64_t length = samples - begin < source.kBlock ? samples - begin : source.kBlock;
+    const Block<T> block = source.block(begin, length, padded);
     for (int r = 0; r * kWidth<A> < padded; ++r) {
+      const int part = r % E::kParts;
+      const T *z = block.z + r / E::kParts * kSpan<T>, *z_adv = block.z_adv + r / E::kParts * kSpan<T>;
       UnitSums<A> u = sums[r];
-      const int64_t at = r / kParts * kSpan<T>;
       for (int64_t i = 0; i < length; ++i)
-        u.add(Elements<T>::part(block.z + i * block.pitch + at, r % kParts),
-              Elements<T>::part(block.z_adv + i * block.pitch_adv + at, r % kParts), threshold[n + i],
-              threshold_adv[n + i]);
+        u.add(E::part(z + i * block.pitch, part), E::part(z_adv + i * block.pitch_adv, part));
       sums[r] = u;
+      UnitCounts<A> n = counts[r];
+      for (int64_t i = 0; i < length; ++i)
+        n.add(E::part(z + i * block.pitch, part), E::part(z_adv + i * block.pitch_adv, part), threshold[begin + i],
+              threshold_adv[begin + i]);
+      counts[r] = n;
     }
   }
+  UnitTotals result;
   for (int c = 0; c < in.channels; ++c) {
-    const int r = c / kSpan<T> * kParts + c % kParts, lane = c % kSpan<T> / kParts;
-    add_unit_totals(sums[r], lane, totals, first + c);
+    const int r = c / kSpan<T> * E::kParts + c % E::kParts;
+    result.set(c, c % kSpan<T> / E::kParts, sums[r], counts[r]);
   }
+  result.add_to(totals, first, in.channels);
 }

@@ -131,6 +131,9 @@ NS_HD void row_terms(const A* row, A positions, A* term, int64_t stride) {
   term[kAdversarialActive * stride] = row[kAdversarialPositive * stride] * share;
 }
 
+// The maximum that NaN wins for good.
+NS_HD double larger_or_nan(double x, double total) { return x > total || is_nan(x) ? x : total; }
+
 // 1 where a channel mean exceeds its sample's threshold, NaN where it is NaN.
 template <typename A>
 NS_HD A frequency_term(A mean, A threshold) {

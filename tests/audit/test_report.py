@@ -83,7 +83,7 @@ def test_table_has_every_metric_and_its_csv_reads_back(report: AuditReport, tmp_
     assert list(zip(ordered.layer, ordered.neuron, strict=True)) == [(row.layer, row.neuron) for row in report.top(22)]
     for layer, group in table.groupby("layer"):
         best = group.sort_values("rank_in_layer").neuron.tolist()
-        assert best == [row.neuron for row in report.top(100, layer=layer)]
+        assert best == [row.neuron for row in report.top(100, layer=str(layer))]
     report.to_csv(tmp_path / "neurons.csv")
     with (tmp_path / "neurons.csv").open(newline="") as stream:
         header, *rows = csv.reader(stream)

@@ -130,10 +130,10 @@ def row_scales(z: Tensor, z_adv: Tensor, channel_dim: int) -> Tensor:
 def row_tolerance(z: Tensor, z_adv: Tensor, channel_dim: int) -> Tensor:
     """Largest admissible error of row statistics: a worst-case bound of the summation, not a guess.
 
-    A lane adds at most 32 elements of a block and then the S / 32 blocks one after the other (fewer in rows),
-    folding the lanes adds 4 more roundings, each element brings up to 3 of its own.
+    One after the other are added at most 32 elements of a block, 2048 / 8 blocks of a chunk and S / 2048 chunks
+    (fewer in rows); folding the lanes adds 4 more roundings, each element brings up to 3 of its own.
     """
     scales = row_scales(z, z_adv, channel_dim)
     count = z.numel() // max(1, scales.shape[0] * scales.shape[1])
-    depth = min(count, 32) + count / 32 + 8
+    depth = min(count, 32) + min(count, 2048) / 8 + count / 2048 + 8
     return depth * UNIT[z.dtype] * scales

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def expected(pair: tuple[Tensor, Tensor], channel_dim: int = 1) -> tuple[Tensor,
     return totals
 
 
-def tolerances(dtype: torch.dtype) -> dict[str, float]:
+def tolerances(dtype: torch.dtype) -> dict[str, Any]:
     # Terms are quotients and roots of row statistics, whose bounds test_pair_statistics checks one by one.
     # `atol` covers signed sums that cancel: they are relative to magnitudes of order 1 here.
     return {"rtol": 1e-10, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 3e-5, "atol": 3e-6}

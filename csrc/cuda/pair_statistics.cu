@@ -1,0 +1,59 @@
+// pair_statistics and accumulate_pair_statistics_ on CUDA: checks, launch, registration.
+#include "accumulate_pair_statistics.cuh"
+#include "tensors.h"
+
+namespace neurosens::cuda {
+namespace {
+
+template <typename T>
+struct PartsScratch {
+  accumulate_t<T>* parts;
+  PartsScratch(Arena& arena, const Shape& shape) : parts(take_parts<T>(arena, shape)) {}
+};
+
+Tensor pair_statistics(const Tensor& benign, const Tensor& adversarial, int64_t channel_dim) {
+  const Device device(benign);
+  const Pair pair = pair_of(benign, adversarial, channel_dim);
+  const Layout& l = pair.layout;
+  Tensor out = new_tensor(benign, {l.samples, l.channels, kRowCount}, accumulate_type(benign));
+  with_element(benign, "benign", [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const Activations<T> in(pair);
+    const Scratch<PartsScratch<T>> scratch(benign, in.shape);
+    neurosens::pair_statistics(in.z, in.z_adv, mutable_data<accumulate_t<T>>(out), (*scratch).parts, in.shape,
+                               device.stream());
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  });
+  return out;
+}
+
+void accumulate_pair_statistics_(Tensor sums, Tensor maxima, const Tensor& benign, const Tensor& adversarial,
+                                 int64_t channel_dim) {
+  const Device device(benign);
+  const Pair pair = pair_of(benign, adversarial, channel_dim);
+  const int64_t channels = pair.layout.channels;
+  const auto check_totals = [&](const Tensor& t, int64_t columns, const char* name) {
+    check_device(t, benign, name);
+    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Double && t.is_contiguous() && t.dim() == 2 &&
+                        t.size(0) == channels && t.size(1) == columns,
+                    name, " must be a contiguous float64 tensor [", channels, ", ", columns, "]");
+  };
+  check_totals(sums, kSumCount, "sums");
+  check_totals(maxima, kRowMaxima, "maxima");
+  with_element(benign, "benign", [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const Activations<T> in(pair);
+    const Scratch<AccumulateScratch<T>> scratch(benign, in.shape);
+    accumulate_pair_statistics(in.z, in.z_adv, mutable_data<double>(sums), mutable_data<double>(maxima), *scratch,
+                               in.shape, device.stream());
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  });
+}
+
+}  // namespace
+}  // namespace neurosens::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(neurosens_fast, CUDA, m) {
+  m.impl("pair_statistics", TORCH_BOX(&neurosens::cuda::pair_statistics));
+  m.impl("accumulate_pair_statistics_", TORCH_BOX(&neurosens::cuda::accumulate_pair_statistics_));
+}

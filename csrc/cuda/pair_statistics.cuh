@@ -1,0 +1,314 @@
+// Row statistics of a pair of activations: one read of both, [N, C, 15] out.
+//
+//   rows     8 threads, a warp or a block per row, by the length of the row
+//   columns  a thread per row (few positions), or a block per tile of channels and part of the positions
+//
+// Where several blocks share a row, fold_parts_kernel adds their parts in order.
+#pragma once
+
+#include "../math/statistics.h"
+#include "shape.cuh"
+
+namespace neurosens {
+
+// What one thread gathers of one row.
+template <typename A>
+struct RowState {
+  RowSums<A> sums;
+  A benign_max, adversarial_max;
+  unsigned positive, positive_adv;
+
+  __device__ __forceinline__ RowState() {
+#pragma unroll
+    for (int k = 0; k < kRowSums; ++k) sums.sum[k] = 0;
+    sums.change_max = benign_max = adversarial_max = -A(__builtin_inff());
+    positive = positive_adv = 0;
+  }
+  __device__ __forceinline__ void add(A z, A z_adv) {
+    sums.add(z, z_adv);
+    benign_max = larger(z, benign_max);
+    adversarial_max = larger(z_adv, adversarial_max);
+    positive += z > 0;
+    positive_adv += z_adv > 0;
+  }
+  __device__ __forceinline__ void write(A (&row)[kRowCount]) const {
+#pragma unroll
+    for (int k = 0; k < kRowSums; ++k) row[k] = sums.sum[k];
+    row[kBenignPositive] = A(positive);  // exact: a part has fewer than 2^24 positions
+    row[kAdversarialPositive] = A(positive_adv);
+    row[kChangeMax] = sums.change_max;
+    row[kBenignMax] = benign_max;
+    row[kAdversarialMax] = adversarial_max;
+  }
+};
+
+template <typename A>
+NS_HD A combine(int statistic, A a, A b) {
+  return statistic < kChangeMax ? a + b : larger(a, b);
+}
+
+// Maxima take the NaN that they skipped; adding zero hides which of +0 and -0 came first.
+template <typename A>
+NS_HD void finish_row(A* row) {
+  propagate_nan(row, row[kChangeMax], row[kBenignMax], row[kAdversarialMax]);
+  for (int k = kChangeMax; k < kRowCount; ++k) row[k] += A(0);
+}
+
+// Totals of `lanes` neighbouring threads, the same in each of them.
+template <int Lanes, typename A>
+__device__ __forceinline__ void fold_lanes(A (&row)[kRowCount]) {
+#pragma unroll
+  for (int mask = Lanes / 2; mask > 0; mask /= 2) {
+#pragma unroll
+    for (int k = 0; k < kRowCount; ++k) row[k] = combine(k, row[k], __shfl_xor_sync(kFullMask, row[k], mask));
+  }
+}
+
+template <typename T, int V, int Lanes>
+__global__ void __launch_bounds__(kThreads) row_statistics_kernel(View<T> z,                    // [N, C, S], S adjacent
+                                                                  View<T> z_adv,                // [N, C, S], S adjacent
+                                                                  accumulate_t<T>* statistics,  // [P, N, C, 15]
+                                                                  Shape shape, int64_t parts, int64_t part_length) {
+  using A = accumulate_t<T>;
+  constexpr int kGroup = Lanes < kWarp ? Lanes : kWarp;  // threads that fold by shuffles
+  constexpr int kInFlight = V == 1 ? 8 : 4;
+
+  // 1. The row and the part of its positions. Threads past the end read nothing but take part in the folds.
+  const int lane = int(threadIdx.x) % Lanes;
+  const int64_t unit = int64_t(blockIdx.x) * (kThreads / Lanes) + int(threadIdx.x) / Lanes;
+  const int64_t part = parts == 1 ? 0 : divide(unit, shape.rows());
+  const int64_t row_index = unit - part * shape.rows();
+  const bool active = unit < shape.rows() * parts;
+  const int64_t begin = part * part_length, end = active ? least(begin + part_length, shape.positions) : begin;
+
+  // 2. Read both tensors once.
+  RowState<A> state;
+  if (active) {
+    const int64_t n = divide(row_index, shape.channels), c = row_index - n * shape.channels;
+    const auto add = [&](const Loaded<T, V>& a, const Loaded<T, V>& b) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) state.add(a[v], b[v]);
+    };
+    read_pairs<T, V, kInFlight>(z.at(n, c, begin), V, z_adv.at(n, c, begin), V, lane, (end - begin) / V, Lanes, add);
+  }
+
+  // 3. Fold the threads of a row, in a fixed order.
+  A row[kRowCount];
+  state.write(row);
+  fold_lanes<kGroup>(row);
+  if constexpr (Lanes > kWarp) {
+    constexpr int kWarps = Lanes / kWarp;
+    NS_SHARED(A, warps, kWarps * kRowCount);  // [warps, 15]
+    if (lane % kWarp == 0)
+      for (int k = 0; k < kRowCount; ++k) warps[lane / kWarp * kRowCount + k] = row[k];
+    __syncthreads();
+    if (lane >= kWarp) return;
+    for (int k = 0; k < kRowCount; ++k) row[k] = warps[k];
+    for (int w = 1; w < kWarps; ++w)
+      for (int k = 0; k < kRowCount; ++k) row[k] = combine(k, row[k], warps[w * kRowCount + k]);
+  }
+  finish_row(row);
+
+  // 4. Thread k of a row stores statistic k.
+  if (!active) return;
+#pragma unroll
+  for (int first = 0; first < kRowCount; first += kGroup) {
+    A mine = row[first];
+#pragma unroll
+    for (int k = 1; k < kGroup; ++k)
+      if (first + k < kRowCount) mine = lane == k ? row[first + k] : mine;
+    if (first + lane < kRowCount) statistics[unit * kRowCount + first + lane] = mine;
+  }
+}
+
+// The statistics of one row by one thread that walks along a column.
+template <typename T>
+__device__ __forceinline__ void read_column(const View<T>& z, const View<T>& z_adv, const Shape& shape, int64_t n,
+                                            int64_t c, accumulate_t<T> (&row)[kRowCount]) {
+  RowState<accumulate_t<T>> state;
+  const auto add = [&](const Loaded<T, 1>& a, const Loaded<T, 1>& b) { state.add(a[0], b[0]); };
+  read_pairs<T, 1, 4>(z.at(n, c, 0), z.position_stride, z_adv.at(n, c, 0), z_adv.position_stride, 0, shape.positions, 1,
+                      add);
+  state.write(row);
+  finish_row(row);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) column_thread_statistics_kernel(View<T> z,      // [N, C, S], C adjacent
+                                                                            View<T> z_adv,  // [N, C, S], C adjacent
+                                                                            accumulate_t<T>* statistics,  // [N, C, 15]
+                                                                            Shape shape) {
+  using A = accumulate_t<T>;
+  constexpr int kPitch = kRowCount | 1;  // odd, so that a column of `staged` spreads over all banks
+  NS_SHARED(A, staged, kThreads * kPitch);
+
+  // 1. One row per thread.
+  const int64_t first = int64_t(blockIdx.x) * kThreads, row_index = first + threadIdx.x;
+  const int64_t count = least(kThreads, shape.rows() - first);
+  if (row_index < shape.rows()) {
+    const int64_t n = divide(row_index, shape.channels);
+    A row[kRowCount];
+    read_column(z, z_adv, shape, n, row_index - n * shape.channels, row);
+#pragma unroll
+    for (int k = 0; k < kRowCount; ++k) staged[threadIdx.x * kPitch + k] = row[k];
+  }
+  __syncthreads();
+
+  // 2. The rows of a block are adjacent in the output.
+  for (int i = threadIdx.x; i < int(count) * kRowCount; i += kThreads)
+    statistics[first * kRowCount + i] = staged[i / kRowCount * kPitch + i % kRowCount];
+}
+
+template <typename T, int V>
+__global__ void __launch_bounds__(kThreads)
+    column_block_statistics_kernel(View<T> z,                    // [N, C, S], C adjacent
+                                   View<T> z_adv,                // [N, C, S], C adjacent
+                                   accumulate_t<T>* statistics,  // [P, N, C, 15]
+                                   Shape shape, int64_t part_length, int lanes) {
+  using A = accumulate_t<T>;
+  constexpr int kInFlight = sizeof(T) == 2 && V == 2 ? 8 : 4;
+  constexpr int kFewestLanes = 4;
+  const int slices = kThreads / lanes, pitch = lanes + 1;  // an odd pitch spreads columns over all banks
+  NS_SHARED(A, staged, kRowCount * (kThreads + kThreads / kFewestLanes));  // [slices, 15, pitch]
+
+  // 1. A tile of channels of one sample; `slices` threads per channel take turns along the part.
+  const int64_t tiles = ceil_divide(shape.channels, lanes * V), unit = divide(blockIdx.x, tiles);
+  const int64_t part = divide(unit, shape.samples), n = unit - part * shape.samples;
+  const int64_t tile = (blockIdx.x - unit * tiles) * lanes * V;
+  const int lane = threadIdx.x % lanes, slice = threadIdx.x / lanes;
+  const int64_t channel = tile + lane * V;
+  const int64_t begin = part * part_length, length = least(part_length, shape.positions - begin);
+
+  // 2. Read both tensors once.
+  RowState<A> state[V];
+  if (channel < shape.channels) {
+    const auto add = [&](const Loaded<T, V>& a, const Loaded<T, V>& b) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) state[v].add(a[v], b[v]);
+    };
+    read_pairs<T, V, kInFlight>(z.at(n, channel, begin), z.position_stride, z_adv.at(n, channel, begin),
+                                z_adv.position_stride, slice, length, slices, add);
+  }
+
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    // 3. Fold the slices, first to last.
+    A row[kRowCount];
+    state[v].write(row);
+#pragma unroll
+    for (int k = 0; k < kRowCount; ++k) staged[(slice * kRowCount + k) * pitch + lane] = row[k];
+    __syncthreads();
+    for (int i = threadIdx.x; i < kRowCount * lanes; i += kThreads) {
+      const int k = i / lanes, at = k * pitch + i % lanes;
+      A total = staged[at];
+      for (int w = 1; w < slices; ++w) total = combine(k, total, staged[w * kRowCount * pitch + at]);
+      staged[at] = total;  // no other thread reads or writes it in this stage
+    }
+    __syncthreads();
+    if (slice == 0) {
+      for (int k = 0; k < kRowCount; ++k) row[k] = staged[k * pitch + lane];
+      finish_row(row);
+      for (int k = kChangeMax; k < kRowCount; ++k) staged[k * pitch + lane] = row[k];
+    }
+    __syncthreads();
+
+    // 4. Store the tile, 15 adjacent values per channel.
+    for (int i = threadIdx.x; i < kRowCount * lanes; i += kThreads) {
+      const int64_t c = tile + i / kRowCount * V + v;
+      const int k = i % kRowCount;
+      if (c < shape.channels)
+        statistics[(part * shape.rows() + shape.row(n, c)) * kRowCount + k] = staged[k * pitch + i / kRowCount];
+    }
+    __syncthreads();
+  }
+}
+
+constexpr int kFoldRows = 16;
+
+template <typename A>
+__global__ void __launch_bounds__(kFoldRows* kRowCount) fold_parts_kernel(const A* parts,  // [P, N * C, 15]
+                                                                          A* statistics,   // [N * C, 15]
+                                                                          int64_t rows, int64_t count) {
+  NS_SHARED(A, staged, kFoldRows * kRowCount);  // [rows of this block, 15]
+  // 1. One statistic of one row per thread, parts in order, in double.
+  const int64_t at = int64_t(blockIdx.x) * kFoldRows * kRowCount + threadIdx.x;
+  const int k = threadIdx.x % kRowCount;
+  const bool active = at < rows * kRowCount;
+  if (active) {
+    double total = double(parts[at]);
+    for (int64_t p = 1; p < count; ++p) total = combine(k, total, double(parts[p * rows * kRowCount + at]));
+    staged[threadIdx.x] = A(total);
+  }
+  __syncthreads();
+  // 2. A maximum dropped the NaN of other parts.
+  if (active && k == 0) finish_row(staged + threadIdx.x);
+  __syncthreads();
+  if (active) statistics[at] = staged[threadIdx.x];
+}
+
+// Where the parts of rows go before they are added; nothing where no row is shared.
+template <typename T>
+inline accumulate_t<T>* take_parts(Arena& arena, const Shape& shape) {
+  const int64_t parts = plan<T>(shape).parts;
+  return parts > 1 ? arena.take<accumulate_t<T>>(parts * shape.rows() * kRowCount) : nullptr;
+}
+
+// Elements that rows are read by; where a view does not allow it (takes_packs), the caller copies it.
+template <typename T>
+inline int required_packs(const Shape& shape) {
+  return shape.columns ? 1 : plan<T>(shape).vector;
+}
+
+template <typename T, int V>
+inline void launch_row_statistics(const View<T>& z, const View<T>& z_adv, accumulate_t<T>* out, const Shape& shape,
+                                  const Plan& plan, cudaStream_t stream) {
+  const int64_t units = shape.rows() * plan.parts, blocks = ceil_divide(units, kThreads / plan.lanes);
+  if (plan.lanes == 8)
+    NS_LAUNCH((row_statistics_kernel<T, V, 8>), blocks, kThreads, stream, z, z_adv, out, shape, plan.parts,
+              plan.part_length);
+  else if (plan.lanes == kWarp)
+    NS_LAUNCH((row_statistics_kernel<T, V, kWarp>), blocks, kThreads, stream, z, z_adv, out, shape, plan.parts,
+              plan.part_length);
+  else
+    NS_LAUNCH((row_statistics_kernel<T, V, kThreads>), blocks, kThreads, stream, z, z_adv, out, shape, plan.parts,
+              plan.part_length);
+}
+
+template <typename T>
+void pair_statistics(const View<T>& z,             // [N, C, S]
+                     const View<T>& z_adv,         // [N, C, S]
+                     accumulate_t<T>* statistics,  // [N, C, 15]
+                     accumulate_t<T>* parts,       // take_parts
+                     const Shape& shape, cudaStream_t stream) {
+  if (shape.rows() == 0) return;
+  const Plan plan = neurosens::plan<T>(shape);
+  accumulate_t<T>* out = plan.parts > 1 ? parts : statistics;
+  if (shape.columns && plan.lanes == 0) {
+    NS_LAUNCH((column_thread_statistics_kernel<T>), ceil_divide(shape.rows(), kThreads), kThreads, stream, z, z_adv,
+              out, shape);
+  } else if (shape.columns) {
+    // Wider packs change which thread adds a channel, not the order in which it is added.
+    constexpr int kWider = sizeof(T) == 8 ? 1 : 2;
+    const bool wide = shape.channels > plan.lanes && takes_packs(z, shape, kWider) && takes_packs(z_adv, shape, kWider);
+    const int64_t units = shape.samples * plan.parts;
+    if (wide)
+      NS_LAUNCH((column_block_statistics_kernel<T, kWider>), units * ceil_divide(shape.channels, plan.lanes * kWider),
+                kThreads, stream, z, z_adv, out, shape, plan.part_length, plan.lanes);
+    else
+      NS_LAUNCH((column_block_statistics_kernel<T, 1>), units * ceil_divide(shape.channels, plan.lanes), kThreads,
+                stream, z, z_adv, out, shape, plan.part_length, plan.lanes);
+  } else if (plan.vector == kWide<T>) {
+    launch_row_statistics<T, kWide<T>>(z, z_adv, out, shape, plan, stream);
+  } else if (plan.vector == kWide<T> / 2) {
+    launch_row_statistics<T, kWide<T> / 2>(z, z_adv, out, shape, plan, stream);
+  } else if (plan.vector == kWide<T> / 4) {
+    if constexpr (kWide<T> >= 4) launch_row_statistics<T, kWide<T> / 4>(z, z_adv, out, shape, plan, stream);
+  } else {
+    if constexpr (kWide<T> >= 8) launch_row_statistics<T, 1>(z, z_adv, out, shape, plan, stream);
+  }
+  if (plan.parts > 1)
+    NS_LAUNCH((fold_parts_kernel<accumulate_t<T>>), ceil_divide(shape.rows(), kFoldRows), kFoldRows * kRowCount, stream,
+              parts, statistics, shape.rows(), plan.parts);
+}
+
+}  // namespace neurosens

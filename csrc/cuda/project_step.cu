@@ -1,0 +1,60 @@
+// project_step_ on CUDA: checks, launch, registration.
+#include "project_step.cuh"
+#include "tensors.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace neurosens::cuda {
+namespace {
+
+// Whether every element of `x` has an offset of its own below numel.
+bool is_dense(const Tensor& x) {
+  std::vector<std::pair<int64_t, int64_t>> strides;
+  for (int64_t i = 0; i < x.dim(); ++i)
+    if (x.size(i) != 1) strides.emplace_back(x.stride(i), x.size(i));
+  std::sort(strides.begin(), strides.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : strides) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
+void project_step_(Tensor adversarial, const Tensor& gradient, const Tensor& origin, double step_size, double epsilon,
+                   std::string norm, double low, double high) {
+  STD_TORCH_CHECK(norm == "linf", "norm must be \"linf\", got \"", norm, "\"");
+  const Device device(adversarial);
+  bool direct = is_dense(adversarial);
+  const auto check = [&](const Tensor& x, const char* name) {
+    check_device(x, adversarial, name);
+    STD_TORCH_CHECK(x.scalar_type() == adversarial.scalar_type() && x.dim() == adversarial.dim(), name,
+                    " must have the dtype and shape of adversarial");
+    for (int64_t i = 0; i < x.dim(); ++i) {
+      STD_TORCH_CHECK(x.size(i) == adversarial.size(i), name, " must have the dtype and shape of adversarial");
+      direct = direct && (x.size(i) == 1 || x.stride(i) == adversarial.stride(i));
+    }
+  };
+  check(gradient, "gradient");
+  check(origin, "origin");
+  STD_TORCH_CHECK(adversarial.numel() <= kMaxElements, "at most 2^36 elements, got ", adversarial.numel());
+  // Elements meet at equal offsets: either all tensors lie alike, or contiguous copies do.
+  Tensor target = direct ? adversarial : torch::stable::clone(torch::stable::contiguous(adversarial));
+  const Tensor g = direct ? gradient : torch::stable::contiguous(gradient);
+  const Tensor x = direct ? origin : torch::stable::contiguous(origin);
+  with_element(adversarial, "adversarial", [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    project_step(mutable_data<T>(target), data<T>(g), data<T>(x), target.numel(),
+                 LinfStep{step_size, epsilon, low, high}, device.stream());
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  });
+  if (!direct) torch::stable::copy_(adversarial, target);
+}
+
+}  // namespace
+}  // namespace neurosens::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(neurosens_fast, CUDA, m) {
+  m.impl("project_step_", TORCH_BOX(&neurosens::cuda::project_step_));
+}

@@ -1,0 +1,142 @@
+// The torch side that the CUDA operators share: dtype switch, device and stream, views, scratch memory.
+#pragma once
+
+#include "../layout.h"
+#include "pair_statistics.cuh"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
+
+#include <string>
+#include <vector>
+
+namespace neurosens::cuda {
+
+// Calls f with a null pointer of the element type; kernels never see torch's own 16-bit classes.
+template <typename F>
+void with_element(const Tensor& x, const char* name, F&& f) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return f(static_cast<float*>(nullptr));
+    case ScalarType::Double:
+      return f(static_cast<double*>(nullptr));
+    case ScalarType::Half:
+      return f(static_cast<Half*>(nullptr));
+    case ScalarType::BFloat16:
+      return f(static_cast<BFloat16*>(nullptr));
+    default:
+      STD_TORCH_CHECK(false, name, " must be ", kDtypes);
+  }
+}
+
+inline ScalarType accumulate_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline void check_device(const Tensor& x, const Tensor& like, const char* name) {
+  STD_TORCH_CHECK(x.is_cuda() && x.get_device_index() == like.get_device_index(), name,
+                  " must be on the CUDA device of the other arguments");
+}
+
+// Makes the device of a tensor current and holds the stream that torch works on there.
+class Device {
+ public:
+  explicit Device(const Tensor& x) : guard_(index(x)) {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  static int32_t index(const Tensor& x) {
+    STD_TORCH_CHECK(x.is_cuda(), "all arguments must be on one CUDA device");
+    return x.get_device_index();
+  }
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+template <typename T>
+const T* data(const Tensor& x) {
+  return static_cast<const T*>(x.const_data_ptr());
+}
+template <typename T>
+T* mutable_data(Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType type) {
+  return torch::stable::new_empty(like, sizes, type);
+}
+
+// Pieces of type S, measured first and then cut from one allocation of torch's.
+template <typename S>
+class Scratch {
+ public:
+  template <typename... Arguments>
+  explicit Scratch(const Tensor& like, const Arguments&... arguments)
+      : memory_(new_tensor(like, {measure(arguments...)}, ScalarType::Byte)),
+        arena_(memory_.mutable_data_ptr()),
+        pieces_(arena_, arguments...) {}
+  const S& operator*() const { return pieces_; }
+
+ private:
+  template <typename... Arguments>
+  static int64_t measure(const Arguments&... arguments) {
+    Arena arena;
+    S{arena, arguments...};
+    return arena.used();
+  }
+  Tensor memory_;
+  Arena arena_;
+  S pieces_;
+};
+
+template <typename T>
+View<T> view_of(const Tensor& x, const Layout& l) {
+  return {data<T>(x), l.sample_stride, l.channel_stride, l.position_stride};
+}
+
+// A checked pair with its channel at dimension 1.
+inline Pair pair_of(const Tensor& benign, const Tensor& adversarial, int64_t channel_dim) {
+  const int64_t dim = benign.dim();
+  STD_TORCH_CHECK(dim >= 2 && adversarial.dim() == dim, "benign and adversarial must be [N, C, *S]");
+  STD_TORCH_CHECK(channel_dim >= -dim && channel_dim < dim && channel_dim % dim != 0, "channel_dim ", channel_dim,
+                  " must name a dimension other than the first");
+  check_device(adversarial, benign, "adversarial");
+  STD_TORCH_CHECK(benign.numel() <= kMaxElements, "at most 2^36 elements, got ", benign.numel());
+  return Pair(channel_second(benign, channel_dim), channel_second(adversarial, channel_dim), 1);
+}
+
+inline Shape shape_of(const Pair& pair) {
+  return {pair.layout.samples, pair.layout.channels, pair.layout.positions, !pair.rows()};
+}
+
+// Both halves as the kernels read them; rows that their wide loads cannot read are copied.
+template <typename T>
+struct Activations {
+  Shape shape;
+  Tensor benign, adversarial;
+  View<T> z, z_adv;
+
+  explicit Activations(const Pair& pair)
+      : shape(shape_of(pair)),
+        benign(pair.benign),
+        adversarial(pair.adversarial),
+        z(readable(benign, pair.layout)),
+        z_adv(readable(adversarial, pair.layout_adv)) {}
+
+ private:
+  View<T> readable(Tensor& x, const Layout& layout) const {
+    const View<T> view = view_of<T>(x, layout);
+    if (takes_packs(view, shape, required_packs<T>(shape))) return view;
+    const Tensor rows = torch::stable::contiguous(x);
+    x = rows.const_data_ptr() == x.const_data_ptr() ? torch::stable::clone(rows) : rows;
+    return dense(data<T>(x), shape);
+  }
+};
+
+}  // namespace neurosens::cuda

@@ -1,0 +1,142 @@
+"""Builds the emulation of the CUDA kernels with the host compiler and hands it cases."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+SOURCES = HERE.parents[1] / "csrc"
+COMPILER = os.environ.get("CXX") or "g++"
+FLAGS = [
+    *("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-contract=off"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-DNS_EMULATION"),
+]
+ASAN_OPTIONS = "detect_stack_use_after_return=0"  # its stacks would not follow the fibers
+INSTANCES = {"float": "float", "double": "double", "half": "neurosens::Half", "bfloat16": "neurosens::BFloat16"}
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+OPERATORS = ["pair_statistics", "accumulate", "sensitivity", "backward", "topk", "project", "read", "last", "indices"]
+NORMS: list[int | str] = [1, "mse", "l2", "cosine"]
+
+
+def available() -> bool:
+    """Whether there is a host compiler to build the emulation with."""
+    return shutil.which(COMPILER) is not None
+
+
+def build(cuda: Path = SOURCES / "cuda") -> Path:
+    """Return the emulation program, compiled unless the same sources already were."""
+    headers = [*HERE.glob("*.h"), *cuda.glob("*.cuh"), *(SOURCES / "math").glob("*.h")]
+    inputs = sorted([HERE / "kernels.cpp", HERE / "main.cpp", *headers])
+    digest = hashlib.sha256(" ".join([COMPILER, *FLAGS]).encode())
+    for path in inputs:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    cache = Path(tempfile.gettempdir()) / f"neurosens-emulation-{os.getuid()}"
+    cache.mkdir(mode=0o700, exist_ok=True)
+    program = cache / digest.hexdigest()[:16]
+    if program.exists():
+        return program
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        flags = [*FLAGS, f"-I{HERE}", f"-I{cuda}"]
+        jobs: list[tuple[Path, str, list[str]]] = [(HERE / "main.cpp", "main", [])]
+        jobs += [(HERE / "kernels.cpp", n, [f"-DNS_TYPE={t}", f"-DNS_RUN=run_{n}"]) for n, t in INSTANCES.items()]
+
+        def compile_one(job: tuple[Path, str, list[str]]) -> str:
+            source, name, defines = job
+            result = f"{folder}/{name}.o"
+            command = [COMPILER, *flags, *defines, "-c", str(source), "-o", result]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+            return result
+
+        with ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1)) as pool:
+            objects = list(pool.map(compile_one, jobs))
+        linked = f"{folder}/emulate"
+        subprocess.run([COMPILER, "-fsanitize=address,undefined", *objects, "-o", linked], check=True)
+        Path(linked).replace(program)
+    return program
+
+
+@dataclass
+class Case:
+    """One call of a kernel; inputs keep the strides that they have as tensors."""
+
+    operator: str
+    inputs: list[Tensor]
+    channel_dim: int = 1
+    argument: int = 0
+    numbers: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    shape: tuple[int, int, int, bool] | None = None
+    answers: Sequence[tuple[torch.dtype, tuple[int, ...]]] = ()
+
+    def encode(self) -> bytes:
+        """Return the request as ``main.cpp`` reads it."""
+        first = self.inputs[0] if self.operator != "backward" else self.inputs[1]
+        samples, channels, positions, columns = self.shape or describe(first, self.channel_dim)
+        dtype = DTYPES.index(first.dtype) if first.dtype in DTYPES else 0  # bytes: any instance will do
+        header = [OPERATORS.index(self.operator), dtype, samples, channels, positions]
+        header += [int(columns), self.argument, len(self.inputs)]
+        # The program expects activations first.
+        inputs = self.inputs if self.operator != "backward" else [*self.inputs[1:], self.inputs[0]]
+        data = struct.pack("<8q4d", *header, *self.numbers)
+        for x in inputs:
+            storage = torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage()).numpy().tobytes()
+            strides = (0, 0, 0) if x.dim() < 2 else strides_of(x, self.channel_dim)
+            data += struct.pack("<5q", len(storage), x.storage_offset(), *strides) + storage
+        return data
+
+
+def strides_of(x: Tensor, channel_dim: int) -> tuple[int, int, int]:
+    """Sample, channel and position stride; positions must be reachable with one stride."""
+    x = x.movedim(channel_dim, 1)
+    sizes = [(x.size(i), x.stride(i)) for i in range(2, x.dim()) if x.size(i) != 1]
+    for (_, outer), (size, inner) in pairwise(sizes):
+        assert outer == size * inner, "positions need one stride"
+    return x.stride(0), x.stride(1), sizes[-1][1] if sizes else 1
+
+
+def describe(x: Tensor, channel_dim: int) -> tuple[int, int, int, bool]:
+    """Samples, channels, positions, and whether the layout is columns, as the CUDA operators decide it."""
+    moved = x.movedim(channel_dim, 1)
+    positions = 1
+    for size in moved.shape[2:]:
+        positions *= size
+    rows = positions > 1 and strides_of(x, channel_dim)[2] == 1
+    return moved.size(0), moved.size(1), positions, not rows
+
+
+def run(cases: list[Case], program: Path | None = None) -> list[list[Tensor]]:
+    """Run cases in one process and return the outputs of each, with the dtypes and shapes it names."""
+    with tempfile.TemporaryDirectory() as folder:
+        request, answer = Path(folder, "request"), Path(folder, "answer")
+        request.write_bytes(struct.pack("<q", len(cases)) + b"".join(case.encode() for case in cases))
+        environment = {**os.environ, "ASAN_OPTIONS": ASAN_OPTIONS}
+        command = [str(program or build()), str(request), str(answer)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+        if done.returncode:
+            raise RuntimeError(f"the emulation ended with {done.returncode}:\n{done.stderr[-4000:]}")
+        data = answer.read_bytes()
+    results, at = [], 0
+    for case in cases:
+        outputs = []
+        for dtype, shape in case.answers:
+            (size,) = struct.unpack_from("<q", data, at)
+            raw = bytearray(data[at + 8 : at + 8 + size])
+            outputs.append((torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)).reshape(shape))
+            at += 8 + size
+        results.append(outputs)
+    assert at == len(data), "the emulation returned more than was asked for"
+    return results
