@@ -82,6 +82,4 @@ struct Pair {
   bool rows() const { return layout.rows() && layout_adv.rows(); }
 };
 
-inline const char* const kDtypes = "float32, float64, float16 or bfloat16";
-
 }  // namespace neurosens

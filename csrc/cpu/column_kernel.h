@@ -72,10 +72,16 @@ struct ColumnSource : TileInput<T> {
   // 2 KiB of each half: short enough that the memory is never idle for long.
   static constexpr int64_t kBlock = 2048 / (kTile * int64_t(sizeof(T)));
   using TileInput<T>::z, TileInput<T>::z_adv, TileInput<T>::stride, TileInput<T>::stride_adv, TileInput<T>::channels;
-  alignas(64) T copy[2][kBlock * kTile];
+  using Copy = T[2][kBlock * kTile];
+  static constexpr int kTiles = kRangeTiles;
+  ColumnSource() = default;
   explicit NS_HD ColumnSource(const TileInput<T>& in) : TileInput<T>(in) {}
 
-  NS_HD Block<T> block(int64_t s, int64_t length, int padded) {
+  static NS_HD ColumnSource tile_of(const TileInput<T>& in, int first, int channels) {
+    return ColumnSource({in.z + first, in.z_adv + first, in.stride, in.stride_adv, channels});
+  }
+
+  NS_HD Block<T> block(int64_t s, int64_t length, int padded, Copy& copy) const {
     // Whole vectors would read past a partial tile; rows at such strides evict each other from L1.
     const bool whole = padded == channels;
     const bool evict = stride * int64_t(sizeof(T)) % 1024 == 0 && length > 1;
@@ -111,10 +117,14 @@ struct RowSource : TileInput<T> {
   using type = accumulate_t<T>;
   static constexpr int64_t kBlock = 32;
   using TileInput<T>::z, TileInput<T>::z_adv, TileInput<T>::stride, TileInput<T>::stride_adv, TileInput<T>::channels;
-  alignas(64) type copy[2][kBlock * kTile];
+  using Copy = type[2][kBlock * kTile];
+  static constexpr int kTiles = 1;
+  RowSource() = default;
   explicit NS_HD RowSource(const TileInput<T>& in) : TileInput<T>(in) {}
 
-  NS_HD Block<type> block(int64_t s, int64_t length, int padded) {
+  static NS_HD RowSource tile_of(const TileInput<T>& in, int, int) { return RowSource(in); }
+
+  NS_HD Block<type> block(int64_t s, int64_t length, int padded, Copy& copy) const {
     transpose(z + s, stride, length, channels, copy[0]);
     transpose(z_adv + s, stride_adv, length, channels, copy[1]);
     for (int64_t i = 0; i < length && padded != channels; ++i) {
@@ -174,40 +184,46 @@ NS_HD Prefetch<T, Source<T>> prefetch_of(const Source<T>& source, int64_t s, int
   return {source.ahead(s, positions)};
 }
 
-// At most kTile channels. Lanes past them hold nothing of use.
+// What one tile carries from block to block.
 template <typename Source>
-void tile_statistics(Source& source, int64_t positions, Tile<accumulate_t<typename Source::type>>& tile) {
+struct TileState {
   using T = typename Source::type;
   using A = accumulate_t<T>;
   using E = Extremes<T>;
-  constexpr int kStep = E::kStep > kSpan<T> ? E::kStep : kSpan<T>;
-  const int padded = (source.channels + kStep - 1) / kStep * kStep;
+  static constexpr int kStep = E::kStep > kSpan<T> ? E::kStep : kSpan<T>;
 
-  const auto clear = [padded](Tile<A>& t) {
-    for (int k = 0; k < kRowCount; ++k)
-      for (int c = 0; c < padded; ++c) t.row[k][c] = k < kBenignMax ? A(0) : A(-__builtin_inff());
-  };
-  clear(tile);
+  Source source;
+  int padded;  // channels, rounded up to whole reads
+  Tile<A>* out;
   Tile<A> part;  // the sums of one chunk of many
-  Tile<A>& sums = positions <= kColumnChunk ? tile : part;
   E extremes[kTile / E::kStep];
-  for (int64_t chunk = 0; chunk < positions; chunk += kColumnChunk) {
-    const int64_t end = positions - chunk < kColumnChunk ? positions : chunk + kColumnChunk;
+
+  NS_HD void start(Tile<A>& result) {
+    out = &result;
+    padded = (source.channels + kStep - 1) / kStep * kStep;
+    clear(result);
+  }
+  NS_HD void clear(Tile<A>& tile) const {
+    for (int k = 0; k < kRowCount; ++k)
+      for (int c = 0; c < padded; ++c) tile.row[k][c] = k < kBenignMax ? A(0) : A(-__builtin_inff());
+  }
+  NS_HD void start_chunk(bool many) {
     for (auto& e : extremes) e.clear();
-    if (&sums == &part) clear(part);
-    for (int64_t s = chunk; s < end; s += Source::kBlock) {
-      const int64_t length = end - s < Source::kBlock ? end - s : Source::kBlock;
-      const Block<T> block = source.block(s, length, padded);
-      const auto prefetch = prefetch_of(source, s + length, positions);
-      for (int c = 0; c < padded; c += kSpan<T>) add_columns(block, length, c, prefetch, sums);
-      for (int c = 0; c < padded; c += E::kStep) {
-        E e = extremes[c / E::kStep];
-        for (int64_t i = 0; i < length; ++i)
-          e.add(block.z + i * block.pitch + c, block.z_adv + i * block.pitch_adv + c);
-        extremes[c / E::kStep] = e;
-      }
+    if (many) clear(part);
+  }
+  NS_HD void add_block(int64_t s, int64_t length, int64_t positions, bool many, typename Source::Copy& copy) {
+    const Block<T> block = source.block(s, length, padded, copy);
+    const auto prefetch = prefetch_of(source, s + length, positions);
+    for (int c = 0; c < padded; c += kSpan<T>) add_columns(block, length, c, prefetch, many ? part : *out);
+    for (int c = 0; c < padded; c += E::kStep) {
+      E e = extremes[c / E::kStep];
+      for (int64_t i = 0; i < length; ++i) e.add(block.z + i * block.pitch + c, block.z_adv + i * block.pitch_adv + c);
+      extremes[c / E::kStep] = e;
     }
-    for (int c = 0; c < padded && &sums == &part; ++c) {
+  }
+  NS_HD void end_chunk(bool many) {
+    Tile<A>& tile = *out;
+    for (int c = 0; c < padded && many; ++c) {
       for (int k = 0; k < kRowSums; ++k) tile.row[k][c] += part.row[k][c];
       tile.row[kChangeMax][c] = larger(part.row[kChangeMax][c], tile.row[kChangeMax][c]);
     }
@@ -215,5 +231,29 @@ void tile_statistics(Source& source, int64_t positions, Tile<accumulate_t<typena
       extremes[c / E::kStep].add_lanes(tile.row[kBenignMax] + c, tile.row[kAdversarialMax] + c,
                                        tile.row[kBenignPositive] + c, tile.row[kAdversarialPositive] + c);
   }
-  finish_tile(source, positions, padded, tile);
+};
+
+// The tiles of neighbouring channels, `in.channels` in all. Every block goes through all tiles before the next
+// one, which follows the order of the memory of columns. Lanes past the channels hold nothing of use.
+template <typename Source, typename T>
+void tile_statistics(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* tiles) {
+  const int count = (in.channels + kTile - 1) / kTile;
+  TileState<Source> state[Source::kTiles];
+  for (int t = 0; t < count; ++t) {
+    const int left = in.channels - t * kTile;
+    state[t].source = Source::tile_of(in, t * kTile, left < kTile ? left : kTile);
+    state[t].start(tiles[t]);
+  }
+  alignas(64) typename Source::Copy copy;
+  const bool many = positions > kColumnChunk;
+  for (int64_t chunk = 0; chunk < positions; chunk += kColumnChunk) {
+    const int64_t end = positions - chunk < kColumnChunk ? positions : chunk + kColumnChunk;
+    for (int t = 0; t < count; ++t) state[t].start_chunk(many);
+    for (int64_t s = chunk; s < end; s += Source::kBlock) {
+      const int64_t length = end - s < Source::kBlock ? end - s : Source::kBlock;
+      for (int t = 0; t < count; ++t) state[t].add_block(s, length, positions, many, copy);
+    }
+    for (int t = 0; t < count; ++t) state[t].end_chunk(many);
+  }
+  for (int t = 0; t < count; ++t) finish_tile(state[t].source, positions, state[t].padded, tiles[t]);
 }

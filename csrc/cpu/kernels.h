@@ -9,7 +9,9 @@
 
 namespace neurosens {
 
-constexpr int kTile = 64;  // channels that a tile of results holds
+constexpr int kTile = 64;       // channels that a tile of results holds
+constexpr int kRangeTiles = 8;  // tiles that one call on columns covers, in the order of memory
+constexpr int kRange = kRangeTiles * kTile;
 
 // Results of one tile, structure of arrays; lanes past the channels hold nothing of use.
 template <typename A>
@@ -17,7 +19,7 @@ struct Tile {
   alignas(64) A row[kRowCount][kTile];
 };
 
-// A pair of activations of one sample, kTile channels or fewer; strides in elements.
+// A pair of activations of one sample: up to kTile channels of rows, kRange of columns; strides in elements.
 template <typename T>
 struct TileInput {
   const T *z, *z_adv;
@@ -35,8 +37,8 @@ struct TermTotals {
 template <typename T>
 struct PairKernels {
   using A = accumulate_t<T>;
-  void (*rows)(const TileInput<T>& in, int64_t positions, Tile<A>& out);
-  void (*columns)(const TileInput<T>& in, int64_t positions, Tile<A>& out);
+  void (*rows)(const TileInput<T>& in, int64_t positions, Tile<A>* out);
+  void (*columns)(const TileInput<T>& in, int64_t positions, Tile<A>* out);
   // Adds one sample's terms of a tile to totals at channel `first`; stores both channel means for the frequencies.
   void (*add_terms)(const Tile<A>& tile, int channels, int64_t positions, TermTotals totals, int64_t first, A* mean,
                     A* mean_adv);

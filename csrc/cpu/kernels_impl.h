@@ -25,20 +25,18 @@ template <typename T>
 constexpr int64_t kLongRow = sizeof(T) == 2 ? 224 : 112;
 
 template <typename T>
-void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>& out) {
+void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out) {
   if (positions < kLongRow<T>) {
-    RowSource<T> source(in);
-    tile_statistics(source, positions, out);
+    tile_statistics<RowSource<T>>(in, positions, out);
     return;
   }
   for (int c = 0; c < in.channels; ++c)
-    row_statistics(in.z + c * in.stride, in.z_adv + c * in.stride_adv, positions, &out.row[0][c], kTile);
+    row_statistics(in.z + c * in.stride, in.z_adv + c * in.stride_adv, positions, &out->row[0][c], kTile);
 }
 
 template <typename T>
-void columns(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>& out) {
-  ColumnSource<T> source(in);
-  tile_statistics(source, positions, out);
+void columns(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out) {
+  tile_statistics<ColumnSource<T>>(in, positions, out);
 }
 
 template <typename T>

@@ -10,36 +10,26 @@
 namespace neurosens {
 namespace {
 
-Distance distance_named(const std::string& norm) {
-  if (norm == "1") return Distance::kL1;
-  if (norm == "mse") return Distance::kMeanSquare;
-  if (norm == "l2") return Distance::kL2;
-  STD_TORCH_CHECK(norm == "cosine", "norm must be 1, \"mse\", \"l2\" or \"cosine\", got \"", norm, "\"");
-  return Distance::kCosine;
-}
-
 Tensor neuron_sensitivity(const Tensor& benign, const Tensor& adversarial, std::string norm, int64_t channel_dim) {
   const Pair pair(benign, adversarial, channel_dim);
   const Layout& shape = pair.layout;
   const Distance distance = distance_named(norm);
-  const bool wide = benign.scalar_type() == ScalarType::Double;
-  Tensor out = torch::stable::new_empty(benign, std::vector<int64_t>{shape.channels},
-                                        wide ? ScalarType::Double : ScalarType::Float);
+  Tensor out = torch::stable::new_empty(benign, std::vector<int64_t>{shape.channels}, accumulate_type(benign));
   with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     using A = accumulate_t<T>;
     const Tiles<T> tiles(pair);
     const std::unique_ptr<A[]> rows(new A[shape.samples * shape.channels]);
-    const int64_t per_sample = divide_up(shape.channels, kTile);
+    const int64_t per_sample = divide_up(shape.channels, tiles.range());
     parallel_tasks(shape.samples * per_sample, benign.numel(), [&](int64_t task) {
-      const int64_t n = task / per_sample, first = task % per_sample * kTile;
-      Tile<A> tile;
-      const int channels = tiles.statistics(n, first, tile);
-      for (int c = 0; c < channels; ++c)
-        rows[n * shape.channels + first + c] = row_distance(distance, &tile.row[0][c], A(shape.positions), kTile);
+      const int64_t n = task / per_sample;
+      tiles.statistics(n, task % per_sample * tiles.range(), [&](int64_t first, const Tile<A>& tile, int channels) {
+        for (int c = 0; c < channels; ++c)
+          rows[n * shape.channels + first + c] = row_distance(distance, &tile.row[0][c], A(shape.positions), kTile);
+      });
     });
     A* sensitivity = static_cast<A*>(out.mutable_data_ptr());
-    parallel_tasks(per_sample, shape.samples * shape.channels, [&](int64_t t) {
+    parallel_tasks(divide_up(shape.channels, kTile), shape.samples * shape.channels, [&](int64_t t) {
       const int64_t first = t * kTile, count = std::min<int64_t>(kTile, shape.channels - first);
       double sum[kTile] = {};
       for (int64_t n = 0; n < shape.samples; ++n)
@@ -55,21 +45,25 @@ void write_gradients(const Pair& pair, const Pair& target, Distance distance, co
   using A = accumulate_t<T>;
   const Tiles<T> tiles(pair), targets(target);
   const Layout& shape = pair.layout;
-  const int64_t per_sample = divide_up(shape.channels, kTile);
+  const int64_t per_sample = divide_up(shape.channels, tiles.range());
   const bool signed_change = distance == Distance::kL1;
   const bool needs_statistics = distance == Distance::kL2 || distance == Distance::kCosine;
   parallel_tasks(shape.samples * per_sample, pair.benign.numel(), [&](int64_t task) {
-    const int64_t n = task / per_sample, first = task % per_sample * kTile;
-    Tile<A> tile = {};
-    if (needs_statistics) tiles.statistics(n, first, tile);  // the tile's data stays in the cache for the second read
+    const int64_t n = task / per_sample, first = task % per_sample * tiles.range();
     const TileInput<T> in = tiles.input(n, first), to = targets.input(n, first);
     T *to_z = const_cast<T*>(to.z), *to_adv = const_cast<T*>(to.z_adv);
-    RowGradient<A> g[kTile];
-    for (int c = 0; c < in.channels; ++c) {
-      const A scale = grad[first + c] / A(shape.samples);
-      g[c] = row_gradient(distance, &tile.row[0][c], A(shape.positions), kTile);
-      g[c] = {g[c].change * scale, g[c].benign * scale, g[c].adversarial * scale};
-    }
+    RowGradient<A> g[kRange];
+    const auto coefficients = [&](int64_t channel, const Tile<A>& tile, int channels) {
+      for (int c = 0; c < channels; ++c) {
+        const A scale = grad[channel + c] / A(shape.samples);
+        const RowGradient<A> row = row_gradient(distance, &tile.row[0][c], A(shape.positions), kTile);
+        g[channel - first + c] = {row.change * scale, row.benign * scale, row.adversarial * scale};
+      }
+    };
+    if (needs_statistics)  // the data stays in the cache for the second read
+      tiles.statistics(n, first, coefficients);
+    else
+      for (int c = 0; c < in.channels; c += kTile) coefficients(first + c, Tile<A>{}, std::min(in.channels - c, kTile));
     const auto& kernels = tiles.kernels_of();
     if (pair.rows()) {
       for (int c = 0; c < in.channels; ++c)
@@ -98,9 +92,9 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
   const Pair pair(z, z_adv, 1), target(out, out_adv, 1);
   const Distance distance = distance_named(norm);
   const bool wide = benign.scalar_type() == ScalarType::Double;
-  STD_TORCH_CHECK(grad.dim() == 1 && grad.size(0) == pair.layout.channels &&
-                      grad.scalar_type() == (wide ? ScalarType::Double : ScalarType::Float),
-                  "grad must be ", wide ? "float64" : "float32", " [", pair.layout.channels, "]");
+  STD_TORCH_CHECK(
+      grad.dim() == 1 && grad.size(0) == pair.layout.channels && grad.scalar_type() == accumulate_type(benign),
+      "grad must be ", wide ? "float64" : "float32", " [", pair.layout.channels, "]");
   const Tensor weights = torch::stable::contiguous(grad);
   with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;

@@ -12,22 +12,21 @@ namespace {
 Tensor pair_statistics(const Tensor& benign, const Tensor& adversarial, int64_t channel_dim) {
   const Pair pair(benign, adversarial, channel_dim);
   const Layout& shape = pair.layout;
-  const bool wide = benign.scalar_type() == ScalarType::Double;
   Tensor out = torch::stable::new_empty(benign, std::vector<int64_t>{shape.samples, shape.channels, kRowCount},
-                                        wide ? ScalarType::Double : ScalarType::Float);
+                                        accumulate_type(benign));
   with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     using A = accumulate_t<T>;
     const Tiles<T> tiles(pair);
     A* rows = static_cast<A*>(out.mutable_data_ptr());
-    const int64_t per_sample = divide_up(shape.channels, kTile);
+    const int64_t per_sample = divide_up(shape.channels, tiles.range());
     parallel_tasks(shape.samples * per_sample, benign.numel(), [&](int64_t task) {
-      const int64_t n = task / per_sample, first = task % per_sample * kTile;
-      Tile<A> tile;
-      const int channels = tiles.statistics(n, first, tile);
-      A* row = rows + (n * shape.channels + first) * kRowCount;
-      for (int c = 0; c < channels; ++c)
-        for (int k = 0; k < kRowCount; ++k) row[c * kRowCount + k] = tile.row[k][c];
+      const int64_t n = task / per_sample;
+      tiles.statistics(n, task % per_sample * tiles.range(), [&](int64_t first, const Tile<A>& tile, int channels) {
+        A* row = rows + (n * shape.channels + first) * kRowCount;
+        for (int c = 0; c < channels; ++c)
+          for (int k = 0; k < kRowCount; ++k) row[c * kRowCount + k] = tile.row[k][c];
+      });
     });
   });
   return out;
@@ -39,9 +38,8 @@ struct Partition {
   static constexpr int64_t kTasks = 64;  // enough for the threads of a large machine
   int64_t groups, group, ranges, range;
 
-  explicit Partition(const Layout& s) {
-    // A range of columns is wide enough for contiguous reads; a range of rows is one tile.
-    range = s.rows() ? kTile : s.positions == 1 ? 2 * kTile : 8 * kTile;
+  Partition(const Layout& s, int64_t channels_per_task) {
+    range = channels_per_task;
     ranges = divide_up(s.channels, range);
     // The groups' totals, 17 doubles per channel, must stay small beside the data.
     const int64_t affordable = s.samples * s.positions / 1024;
@@ -61,9 +59,9 @@ class Accumulation {
   explicit Accumulation(const Pair& pair)
       : tiles_(pair),
         shape_(pair.layout),
-        part_(pair.layout),
-        work_(shape_.samples * shape_.channels * shape_.positions),
         unit_(shape_.positions == 1 && !pair.rows()),
+        part_(pair.layout, unit_ ? 2 * kTile : tiles_.range()),
+        work_(shape_.samples * shape_.channels * shape_.positions),
         partial_(new double[part_.groups * kTotals * shape_.channels]),
         means_(unit_ ? nullptr : new A[2 * shape_.samples * shape_.channels]),
         thresholds_(new A[2 * shape_.samples]) {}
@@ -107,19 +105,18 @@ class Accumulation {
     });
   }
   void add_rows(int64_t g, int64_t r, TermTotals out) {
-    Tile<A> tile;
     for (int64_t n = g * part_.group; n < end_of_group(g); ++n) {
-      for (int64_t c = r * part_.range; c < end_of_range(r); c += kTile) {
-        const int channels = tiles_.statistics(n, c, tile);
+      tiles_.statistics(n, r * part_.range, [&](int64_t c, const Tile<A>& tile, int channels) {
         tiles_.kernels_of().add_terms(tile, channels, shape_.positions, out, c, means(false, n) + c,
                                       means(true, n) + c);
-      }
+      });
     }
   }
   void add_units(int64_t g, int64_t r, TermTotals out) {
     const int64_t begin = g * part_.group, samples = end_of_group(g) - begin;
     for (int64_t c = r * part_.range; c < end_of_range(r); c += kTile) {
       TileInput<T> in = tiles_.input(begin, c);
+      in.channels = std::min(in.channels, kTile);
       in.stride = tiles_.input(begin + 1, c).z - in.z;
       in.stride_adv = tiles_.input(begin + 1, c).z_adv - in.z_adv;
       tiles_.kernels_of().add_units(in, samples, thresholds_.get() + begin, thresholds_.get() + shape_.samples + begin,
@@ -180,9 +177,9 @@ class Accumulation {
 
   const Tiles<T> tiles_;
   const Layout shape_;
+  const bool unit_;  // rows of one element, channels adjacent
   const Partition part_;
   const int64_t work_;
-  const bool unit_;  // rows of one element, channels adjacent
   const std::unique_ptr<double[]> partial_;
   const std::unique_ptr<A[]> means_;
   const std::unique_ptr<A[]> thresholds_;

@@ -1,29 +1,12 @@
-// What the CPU operators share: dtype switch, parallel loop, walking the tiles of a pair.
+// What the CPU operators share: the parallel loop, walking the tiles of a pair.
 #pragma once
 
-#include "../layout.h"
+#include "../arguments.h"
 #include "dispatch.h"
 
 #include <torch/csrc/stable/ops.h>
 
 namespace neurosens {
-
-// Calls f with a null pointer of the element type; kernels never see torch's own 16-bit classes.
-template <typename F>
-void with_element_type(const Tensor& x, const char* name, F&& f) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return f(static_cast<float*>(nullptr));
-    case ScalarType::Double:
-      return f(static_cast<double*>(nullptr));
-    case ScalarType::Half:
-      return f(static_cast<Half*>(nullptr));
-    case ScalarType::BFloat16:
-      return f(static_cast<BFloat16*>(nullptr));
-    default:
-      STD_TORCH_CHECK(false, name, " must be ", kDtypes);
-  }
-}
 
 // Tasks run in any order on any number of threads; how work is cut into tasks depends on shapes only.
 // Below kSerialWork elements in all, starting threads costs more than it brings.
@@ -48,18 +31,25 @@ class Tiles {
         z_adv_(static_cast<const T*>(pair.adversarial.const_data_ptr())),
         kernels_(kernels_for<T>(kernels())) {}
 
+  // Channels that one call covers: rows are read tile by tile, columns in the order of memory.
+  int64_t range() const { return rows_ ? kTile : kRange; }
+
   TileInput<T> input(int64_t sample, int64_t channel) const {
     const int64_t left = a_.channels - channel;
     return {z_ + sample * a_.sample_stride + channel * a_.channel_stride,
             z_adv_ + sample * b_.sample_stride + channel * b_.channel_stride,
             rows_ ? a_.channel_stride : a_.position_stride, rows_ ? b_.channel_stride : b_.position_stride,
-            int(left < kTile ? left : kTile)};
+            int(left < range() ? left : range())};
   }
-  // Returns the number of channels in the tile.
-  int statistics(int64_t sample, int64_t channel, Tile<accumulate_t<T>>& tile) const {
+  // Row statistics of the range that begins at `channel`, into up to kRangeTiles tiles; `use(c, tile, channels)` is
+  // then called for every tile, c its first channel.
+  template <typename F>
+  void statistics(int64_t sample, int64_t channel, F&& use) const {
+    Tile<accumulate_t<T>> tiles[kRangeTiles];
     const TileInput<T> in = input(sample, channel);
-    (rows_ ? kernels_.rows : kernels_.columns)(in, a_.positions, tile);
-    return in.channels;
+    (rows_ ? kernels_.rows : kernels_.columns)(in, a_.positions, tiles);
+    for (int c = 0; c < in.channels; c += kTile)
+      use(channel + c, tiles[c / kTile], in.channels - c < kTile ? in.channels - c : kTile);
   }
   const PairKernels<T>& kernels_of() const { return kernels_; }
 

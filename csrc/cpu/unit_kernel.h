@@ -115,13 +115,14 @@ void add_units(const TileInput<T>& in, int64_t samples, const accumulate_t<T>* t
   using E = Elements<T>;
   constexpr int kRegisters = kTile / kWidth<A>;
   const int padded = (in.channels + kSpan<T> - 1) / kSpan<T> * kSpan<T>;
-  ColumnSource<T> source(in);
+  const ColumnSource<T> source(in);
+  alignas(64) typename ColumnSource<T>::Copy copy;
   UnitSums<A> sums[kRegisters] = {};
   UnitCounts<A> counts[kRegisters] = {};
   for (auto& n : counts) n.max = n.max_adv = broadcast<A>(-__builtin_inff());
   for (int64_t begin = 0; begin < samples; begin += source.kBlock) {
     const int64_t length = samples - begin < source.kBlock ? samples - begin : source.kBlock;
-    const Block<T> block = source.block(begin, length, padded);
+    const Block<T> block = source.block(begin, length, padded, copy);
     for (int r = 0; r * kWidth<A> < padded; ++r) {
       const int part = r % E::kParts;
       const T *z = block.z + r / E::kParts * kSpan<T>, *z_adv = block.z_adv + r / E::kParts * kSpan<T>;

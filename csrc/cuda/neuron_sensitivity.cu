@@ -7,20 +7,12 @@
 namespace neurosens::cuda {
 namespace {
 
-Distance distance_of(const std::string& norm) {
-  if (norm == "1") return Distance::kL1;
-  if (norm == "mse") return Distance::kMeanSquare;
-  if (norm == "l2") return Distance::kL2;
-  STD_TORCH_CHECK(norm == "cosine", "norm must be 1, \"mse\", \"l2\" or \"cosine\", got \"", norm, "\"");
-  return Distance::kCosine;
-}
-
 Tensor neuron_sensitivity(const Tensor& benign, const Tensor& adversarial, std::string norm, int64_t channel_dim) {
   const Device device(benign);
-  const Distance distance = distance_of(norm);
+  const Distance distance = distance_named(norm);
   const Pair pair = pair_of(benign, adversarial, channel_dim);
   Tensor out = new_tensor(benign, {pair.layout.channels}, accumulate_type(benign));
-  with_element(benign, "benign", [&](auto* type) {
+  with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const Activations<T> in(pair);
     const Scratch<SensitivityScratch<T>> scratch(benign, in.shape);
@@ -57,7 +49,7 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
                                                        const Tensor& adversarial, std::string norm,
                                                        int64_t channel_dim) {
   const Device device(benign);
-  const Distance distance = distance_of(norm);
+  const Distance distance = distance_named(norm);
   const Pair pair = pair_of(benign, adversarial, channel_dim);
   check_device(grad, benign, "grad");
   STD_TORCH_CHECK(
@@ -67,7 +59,7 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
   const Tensor weights = torch::stable::contiguous(grad);
   Tensor grad_benign = torch::stable::empty_like(benign), grad_adversarial = torch::stable::empty_like(adversarial);
   Tensor view = channel_second(grad_benign, channel_dim), view_adv = channel_second(grad_adversarial, channel_dim);
-  with_element(benign, "benign", [&](auto* type) {
+  with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     // Gradients are written in place where they lie like their inputs, else through contiguous copies.
     Tensor z = channel_second(benign, channel_dim), z_adv = channel_second(adversarial, channel_dim);

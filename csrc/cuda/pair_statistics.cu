@@ -16,7 +16,7 @@ Tensor pair_statistics(const Tensor& benign, const Tensor& adversarial, int64_t 
   const Pair pair = pair_of(benign, adversarial, channel_dim);
   const Layout& l = pair.layout;
   Tensor out = new_tensor(benign, {l.samples, l.channels, kRowCount}, accumulate_type(benign));
-  with_element(benign, "benign", [&](auto* type) {
+  with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const Activations<T> in(pair);
     const Scratch<PartsScratch<T>> scratch(benign, in.shape);
@@ -40,7 +40,7 @@ void accumulate_pair_statistics_(Tensor sums, Tensor maxima, const Tensor& benig
   };
   check_totals(sums, kSumCount, "sums");
   check_totals(maxima, kRowMaxima, "maxima");
-  with_element(benign, "benign", [&](auto* type) {
+  with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const Activations<T> in(pair);
     const Scratch<AccumulateScratch<T>> scratch(benign, in.shape);

@@ -43,7 +43,7 @@ void project_step_(Tensor adversarial, const Tensor& gradient, const Tensor& ori
   Tensor target = direct ? adversarial : torch::stable::clone(torch::stable::contiguous(adversarial));
   const Tensor g = direct ? gradient : torch::stable::contiguous(gradient);
   const Tensor x = direct ? origin : torch::stable::contiguous(origin);
-  with_element(adversarial, "adversarial", [&](auto* type) {
+  with_element_type(adversarial, "adversarial", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     project_step(mutable_data<T>(target), data<T>(g), data<T>(x), target.numel(),
                  LinfStep{step_size, epsilon, low, high}, device.stream());

@@ -1,7 +1,7 @@
-// The torch side that the CUDA operators share: dtype switch, device and stream, views, scratch memory.
+// The torch side that the CUDA operators share: device and stream, views, scratch memory.
 #pragma once
 
-#include "../layout.h"
+#include "../arguments.h"
 #include "pair_statistics.cuh"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -13,27 +13,6 @@
 #include <vector>
 
 namespace neurosens::cuda {
-
-// Calls f with a null pointer of the element type; kernels never see torch's own 16-bit classes.
-template <typename F>
-void with_element(const Tensor& x, const char* name, F&& f) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return f(static_cast<float*>(nullptr));
-    case ScalarType::Double:
-      return f(static_cast<double*>(nullptr));
-    case ScalarType::Half:
-      return f(static_cast<Half*>(nullptr));
-    case ScalarType::BFloat16:
-      return f(static_cast<BFloat16*>(nullptr));
-    default:
-      STD_TORCH_CHECK(false, name, " must be ", kDtypes);
-  }
-}
-
-inline ScalarType accumulate_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 inline void check_device(const Tensor& x, const Tensor& like, const char* name) {
   STD_TORCH_CHECK(x.is_cuda() && x.get_device_index() == like.get_device_index(), name,

@@ -14,7 +14,7 @@ std::tuple<Tensor, Tensor> topk_neurons(const Tensor& sensitivity, int64_t k) {
   const Device device(sensitivity);
   const Tensor in = torch::stable::contiguous(sensitivity);
   Tensor values = new_tensor(in, {k}, in.scalar_type()), indices = new_tensor(in, {k}, ScalarType::Long);
-  with_element(in, "sensitivity", [&](auto* type) {
+  with_element_type(in, "sensitivity", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     neurosens::topk_neurons(data<T>(in), mutable_data<T>(values), mutable_data<int64_t>(indices), channels, k,
                             device.stream());
