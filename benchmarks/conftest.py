@@ -21,6 +21,7 @@ _rows: dict[str, list[dict[str, str]]] = {}
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     torch.manual_seed(0)
+    torch.set_num_threads(2)  # what the committed figures are for
     return str(request.param)
 
 

@@ -30,6 +30,18 @@ inline ScalarType accumulate_type(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+inline void check_totals(const Tensor& totals, int64_t channels, int64_t columns, const char* name) {
+  STD_TORCH_CHECK(totals.scalar_type() == ScalarType::Double && totals.is_contiguous() && totals.dim() == 2 &&
+                      totals.size(0) == channels && totals.size(1) == columns,
+                  name, " must be a contiguous float64 tensor [", channels, ", ", columns, "]");
+}
+
+inline void check_weights(const Tensor& grad, int64_t channels, const Tensor& benign) {
+  const bool wide = benign.scalar_type() == ScalarType::Double;
+  STD_TORCH_CHECK(grad.dim() == 1 && grad.size(0) == channels && grad.scalar_type() == accumulate_type(benign),
+                  "grad must be ", wide ? "float64" : "float32", " [", channels, "]");
+}
+
 inline Distance distance_named(const std::string& norm) {
   if (norm == "1") return Distance::kL1;
   if (norm == "mse") return Distance::kMeanSquare;

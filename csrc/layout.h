@@ -6,8 +6,9 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdint>
-#include <string>
+#include <utility>
 #include <vector>
 
 namespace neurosens {
@@ -46,6 +47,20 @@ inline bool same_kind(const Tensor& a, const Tensor& b, int64_t channel_dim = 1)
          ((x.rows() && y.rows()) || (x.columns() && y.columns()));
 }
 
+// Whether every element has an offset of its own below numel.
+inline bool is_dense(const Tensor& x) {
+  std::vector<std::pair<int64_t, int64_t>> strides;
+  for (int64_t i = 0; i < x.dim(); ++i)
+    if (x.size(i) != 1) strides.emplace_back(x.stride(i), x.size(i));
+  std::sort(strides.begin(), strides.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : strides) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
 // A view with the channel at dimension 1.
 inline Tensor channel_second(const Tensor& x, int64_t channel_dim) {
   if (channel_dim < 0) channel_dim += x.dim();
@@ -59,6 +74,7 @@ inline Tensor channel_second(const Tensor& x, int64_t channel_dim) {
 struct Pair {
   Tensor benign, adversarial;
   Layout layout, layout_adv;
+  bool by_rows;  // both are rows; what is rows and columns at once is read as rows
 
   Pair(const Tensor& z, const Tensor& z_adv, int64_t channel_dim) : benign(z), adversarial(z_adv) {
     STD_TORCH_CHECK(z.dim() >= 2, "benign must be [N, C, *S], got ", z.dim(), " dimensions");
@@ -77,9 +93,10 @@ struct Pair {
     }
     describe(benign, channel_dim, layout);
     describe(adversarial, channel_dim, layout_adv);
+    by_rows = layout.rows() && layout_adv.rows();
   }
 
-  bool rows() const { return layout.rows() && layout_adv.rows(); }
+  bool rows() const { return by_rows; }
 };
 
 }  // namespace neurosens

@@ -1,4 +1,4 @@
-"""What the C++ schemas need from Python: shapes for tracing, autograd, autocast, other devices."""
+"""What the C++ schemas need from Python: shapes for tracing, autograd, the reference for other devices."""
 
 from __future__ import annotations
 
@@ -87,6 +87,13 @@ def _sensitivity_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor
 torch.library.register_autograd(
     f"{_NAMESPACE}::neuron_sensitivity", _sensitivity_backward, setup_context=_setup_sensitivity
 )
+
+
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError("neuron_sensitivity is differentiable once; its gradient has no derivative")
+
+
+torch.library.register_autograd(f"{_NAMESPACE}::neuron_sensitivity_backward", _no_second_derivative)
 
 
 # Any device without kernels of its own runs the reference.

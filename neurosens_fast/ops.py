@@ -65,9 +65,15 @@ def _check_pair(benign: Tensor, adversarial: Tensor, channel_dim: int) -> int:
 
 
 def _check_norm(norm: int | str) -> str:
-    if norm not in NORMS:
+    if isinstance(norm, bool) or norm not in NORMS:
         raise ValueError(f'norm must be 1, "mse", "l2" or "cosine", got {norm!r}')
-    return str(norm)
+    return "1" if norm == 1 else str(norm)
+
+
+def _mutated(*tensors: Tensor) -> None:
+    """Tell autograd that the values it may have saved are gone; compiled graphs know it from the schema."""
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(tensors)
 
 
 def pair_statistics(benign: Tensor, adversarial: Tensor, channel_dim: int = 1) -> Tensor:
@@ -106,6 +112,7 @@ def accumulate_pair_statistics_(
         if total.device != benign.device and not (total.device.type == "cpu" and benign.device.type == "mps"):
             raise ValueError(f"{name} is on {total.device} but benign is on {benign.device}")
     _ops.accumulate_pair_statistics_(sums, maxima, benign.detach(), adversarial.detach(), channel_dim)
+    _mutated(sums, maxima)
 
 
 def neuron_sensitivity(benign: Tensor, adversarial: Tensor, norm: int | str = 1, channel_dim: int = 1) -> Tensor:
@@ -177,3 +184,4 @@ def project_step_(
         raise ValueError(f"low must not exceed high, got {low} and {high}")
     numbers = float(step_size), float(epsilon), norm, float(low), float(high)
     _ops.project_step_(adversarial.detach(), gradient.detach(), origin.detach(), *numbers)
+    _mutated(adversarial)

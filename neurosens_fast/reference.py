@@ -207,8 +207,8 @@ def project_step_(
     """One signed-gradient step, then the projection onto the epsilon ball and ``[low, high]``, in place.
 
     The step is rounded to the tensor's dtype; the border of the ball is the outermost value of that
-    dtype whose distance from ``origin``, computed in float64, does not exceed ``epsilon`` (for float64
-    itself, up to the rounding of that distance). A NaN gradient makes its element NaN.
+    dtype whose distance from ``origin``, computed in float64, does not exceed ``epsilon`` (one value
+    less for some float64 elements, whose distances are rounded themselves). A NaN gradient makes its element NaN.
     """
     wide = origin.double()
     direction = torch.where(gradient.isnan(), gradient, gradient.sign()).double()

@@ -124,7 +124,7 @@ def metric(name: str, sums: Tensor, maxima: Tensor, samples: int) -> Tensor:
     if name not in METRICS:
         raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(METRICS)}")
     if samples == 0:
-        return torch.full((sums.shape[0],), torch.nan, dtype=torch.float64)
+        return torch.full((sums.shape[0],), torch.nan, dtype=torch.float64, device=sums.device)
     return METRICS[name].compute(sums, maxima, samples)
 
 

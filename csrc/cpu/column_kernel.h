@@ -92,10 +92,8 @@ struct ColumnSource : TileInput<T> {
     }
     return {copy[0], copy[1], kTile, kTile};
   }
-  NS_HD Ahead<T> ahead(int64_t s, int64_t positions) const {
-    if (s < positions) return {z + s * stride, z_adv + s * stride_adv, stride, stride_adv};
-    if (stride > kTile) return {z + kTile, z_adv + kTile, stride, stride_adv};  // the next tile
-    return {z + positions * stride, z_adv + positions * stride_adv, stride, stride_adv};
+  NS_HD Ahead<T> ahead(int64_t s) const {
+    return {z + s * stride, z_adv + s * stride_adv, stride, stride_adv};  // past the end: the next sample
   }
   NS_HD T at(int64_t s, int c) const { return z[s * stride + c]; }
   NS_HD T at_adv(int64_t s, int c) const { return z_adv[s * stride_adv + c]; }
@@ -134,7 +132,7 @@ struct RowSource : TileInput<T> {
     return {copy[0], copy[1], kTile, kTile};
   }
   // The same share of the next tile, taken as one run of memory.
-  NS_HD Ahead<T> ahead(int64_t s, int64_t) const {
+  NS_HD Ahead<T> ahead(int64_t s) const {
     return {z + kTile * (stride + s), z_adv + kTile * (stride_adv + s), kTile, kTile};
   }
   NS_HD T at(int64_t s, int c) const { return z[c * stride + s]; }
@@ -180,8 +178,8 @@ NS_HD void finish_tile(const Source& source, int64_t positions, int padded,
 }
 
 template <typename T, template <typename> class Source>
-NS_HD Prefetch<T, Source<T>> prefetch_of(const Source<T>& source, int64_t s, int64_t positions) {
-  return {source.ahead(s, positions)};
+NS_HD Prefetch<T, Source<T>> prefetch_of(const Source<T>& source, int64_t s) {
+  return {source.ahead(s)};
 }
 
 // What one tile carries from block to block.
@@ -211,9 +209,9 @@ struct TileState {
     for (auto& e : extremes) e.clear();
     if (many) clear(part);
   }
-  NS_HD void add_block(int64_t s, int64_t length, int64_t positions, bool many, typename Source::Copy& copy) {
+  NS_HD void add_block(int64_t s, int64_t length, bool many, typename Source::Copy& copy) {
     const Block<T> block = source.block(s, length, padded, copy);
-    const auto prefetch = prefetch_of(source, s + length, positions);
+    const auto prefetch = prefetch_of(source, s + length);
     for (int c = 0; c < padded; c += kSpan<T>) add_columns(block, length, c, prefetch, many ? part : *out);
     for (int c = 0; c < padded; c += E::kStep) {
       E e = extremes[c / E::kStep];
@@ -251,7 +249,7 @@ void tile_statistics(const TileInput<T>& in, int64_t positions, Tile<accumulate_
     for (int t = 0; t < count; ++t) state[t].start_chunk(many);
     for (int64_t s = chunk; s < end; s += Source::kBlock) {
       const int64_t length = end - s < Source::kBlock ? end - s : Source::kBlock;
-      for (int t = 0; t < count; ++t) state[t].add_block(s, length, positions, many, copy);
+      for (int t = 0; t < count; ++t) state[t].add_block(s, length, many, copy);
     }
     for (int t = 0; t < count; ++t) state[t].end_chunk(many);
   }

@@ -61,7 +61,7 @@ struct Extremes {  // float, double
   using V = Vector<A>;
   using M = typename V::M;
   static constexpr int kStep = kWidth<A>;
-  static constexpr int64_t kCapacity = int64_t(1) << 31;  // positions a lane can count, times lanes
+  static constexpr int64_t kCapacity = (int64_t(1) << 31) - 1;  // positions a lane can count, times lanes
   static T padding() { return -__builtin_inff(); }
   V max, max_adv;
   M count, count_adv;
@@ -117,7 +117,7 @@ struct Extremes16 {
     count -= (I16)(v > 0);
     count_adv -= (I16)(v_adv > 0);
   }
-  // Bits of the maximum of at least one element.
+  // The maximum of at least one element.
   static NS_HD float value(int16_t high, uint16_t low) { return to_float(T{high >= 0 ? uint16_t(high) : low}); }
   NS_HD void add_lanes(float* benign, float* adversarial, float* count_positive, float* count_positive_adv) const {
     add_largest(benign, positive, negative);
@@ -135,7 +135,6 @@ struct Extremes16 {
   }
 
  private:
-  // Pairs of counts are widened before they are added: 16 bits could overflow.
   static NS_HD void add_largest(float* largest, I16 high, U16 low) {
     alignas(64) T bits[kStep];
     store(bits, choose(high, (I16)low, (I16)(high >= 0)));
@@ -143,6 +142,7 @@ struct Extremes16 {
     for (int i = 0; i < kStep; i += kSpan<T>) store_in_order<T>(values + i, bits + i);
     for (int i = 0; i < kStep; ++i) largest[i] = larger(values[i], largest[i]);
   }
+  // Pairs of counts are widened before they are added: 16 bits could overflow.
   static NS_HD int64_t sum(I16 counts) {
     const I32 words = (I32)counts;
     return fold_vector<int32_t>(I32((words << 16) >> 16) + (words >> 16), Add());

@@ -86,7 +86,7 @@ uint64_t read(const char* bytes, int64_t count) {
   const I64 all = (x[0] ^ x[1]) ^ (x[2] ^ x[3]);
   uint64_t result = 0;
   for (unsigned j = 0; j < sizeof(I64) / 8; ++j) result ^= uint64_t(all[j]);
-  for (; i < count; ++i) result ^= uint64_t(static_cast<unsigned char>(bytes[i]));
+  for (; i < count; ++i) result ^= uint64_t(static_cast<unsigned char>(bytes[i])) << i % 8 * 8;
   return result;
 }
 

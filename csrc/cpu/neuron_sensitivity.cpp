@@ -84,17 +84,22 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
   Tensor grad_benign = torch::stable::empty_like(benign), grad_adversarial = torch::stable::empty_like(adversarial);
   Tensor out = channel_second(grad_benign, channel_dim), out_adv = channel_second(grad_adversarial, channel_dim);
   // Written in place where inputs and gradients are all rows or all columns, else through contiguous copies.
-  const bool direct = same_kind(z, z_adv) && same_kind(z, out) && same_kind(z, out_adv);
+  bool all_rows = true, all_columns = true;
+  for (const Tensor& x : {z, z_adv, out, out_adv}) {
+    Layout layout;
+    const bool known = describe(x, 1, layout);
+    all_rows = all_rows && known && layout.rows();
+    all_columns = all_columns && known && layout.columns();
+  }
+  const bool direct = all_rows || all_columns;
   if (!direct) {
     z = torch::stable::contiguous(z), z_adv = torch::stable::contiguous(z_adv);
     out = torch::stable::empty_like(z), out_adv = torch::stable::empty_like(z_adv);
   }
-  const Pair pair(z, z_adv, 1), target(out, out_adv, 1);
+  Pair pair(z, z_adv, 1), target(out, out_adv, 1);
+  if (direct) pair.by_rows = target.by_rows = all_rows;
   const Distance distance = distance_named(norm);
-  const bool wide = benign.scalar_type() == ScalarType::Double;
-  STD_TORCH_CHECK(
-      grad.dim() == 1 && grad.size(0) == pair.layout.channels && grad.scalar_type() == accumulate_type(benign),
-      "grad must be ", wide ? "float64" : "float32", " [", pair.layout.channels, "]");
+  check_weights(grad, pair.layout.channels, benign);
   const Tensor weights = torch::stable::contiguous(grad);
   with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;

@@ -189,13 +189,8 @@ void accumulate_pair_statistics_(Tensor sums, Tensor maxima, const Tensor& benig
                                  int64_t channel_dim) {
   const Pair pair(benign, adversarial, channel_dim);
   const int64_t channels = pair.layout.channels;
-  const auto check_totals = [&](const Tensor& t, int64_t columns, const char* name) {
-    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Double && t.is_contiguous() && t.dim() == 2 &&
-                        t.size(0) == channels && t.size(1) == columns,
-                    name, " must be a contiguous float64 tensor [", channels, ", ", columns, "]");
-  };
-  check_totals(sums, kSumCount, "sums");
-  check_totals(maxima, kRowMaxima, "maxima");
+  check_totals(sums, channels, kSumCount, "sums");
+  check_totals(maxima, channels, kRowMaxima, "maxima");
   if (pair.layout.samples == 0 || channels == 0) return;
   with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;

@@ -18,22 +18,13 @@ void project_step_(Tensor adversarial, const Tensor& gradient, const Tensor& ori
     return true;
   };
   STD_TORCH_CHECK(same(gradient) && same(origin), "adversarial, gradient and origin must have one shape and dtype");
-  // Elements meet at equal offsets: either every tensor has one dense layout, or copies are contiguous.
-  const auto dense = [&](const Tensor& t) {
+  const auto lies_alike = [&](const Tensor& t) {
     for (int64_t i = 0; i < t.dim(); ++i)
       if (t.size(i) != 1 && t.stride(i) != adversarial.stride(i)) return false;
     return true;
   };
-  std::vector<std::pair<int64_t, int64_t>> strides;
-  for (int64_t i = 0; i < adversarial.dim(); ++i)
-    if (adversarial.size(i) != 1) strides.emplace_back(adversarial.stride(i), adversarial.size(i));
-  std::sort(strides.begin(), strides.end());
-  int64_t expected = 1;
-  bool direct = dense(gradient) && dense(origin);
-  for (const auto& [stride, size] : strides) {
-    direct = direct && stride == expected;
-    expected *= size;
-  }
+  // Elements meet at equal offsets: either all tensors lie alike, or contiguous copies do.
+  const bool direct = is_dense(adversarial) && lies_alike(gradient) && lies_alike(origin);
   Tensor target = direct ? adversarial : torch::stable::clone(torch::stable::contiguous(adversarial));
   const Tensor g = direct ? gradient : torch::stable::contiguous(gradient);
   const Tensor x = direct ? origin : torch::stable::contiguous(origin);

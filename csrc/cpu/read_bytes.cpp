@@ -8,12 +8,13 @@
 namespace neurosens {
 namespace {
 
-// Exclusive or of all 64-bit words, int64 [1].
+// Exclusive or of all 64-bit words, the last one filled with zeros, int64 [1].
 Tensor read_bytes(const Tensor& benign, const Tensor& adversarial) {
   constexpr int64_t kChunk = 1 << 18;
   const Tensor halves[2] = {benign, adversarial};
   int64_t tasks[3] = {0, 0, 0}, bytes[2];
   for (int h = 0; h < 2; ++h) {
+    STD_TORCH_CHECK(is_dense(halves[h]), "benign and adversarial must be dense");
     bytes[h] = halves[h].numel() * int64_t(halves[h].element_size());
     tasks[h + 1] = tasks[h] + divide_up(bytes[h], kChunk);
   }

@@ -5,9 +5,8 @@ void add_terms(const Tile<accumulate_t<T>>& tile, int channels, int64_t position
                accumulate_t<T>* mean, accumulate_t<T>* mean_adv) {
   using A = accumulate_t<T>;
   alignas(64) A term[kRowTerms][kTile];
-  const int padded = (channels + kLanes - 1) / kLanes * kLanes;
 #pragma GCC ivdep
-  for (int c = 0; c < padded; ++c) row_terms(&tile.row[0][c], A(positions), &term[0][c], kTile);
+  for (int c = 0; c < channels; ++c) row_terms(&tile.row[0][c], A(positions), &term[0][c], kTile);
   for (int k = 0; k < kRowTerms; ++k) {
     double* sum = totals.sums + k * totals.pitch + first;
 #pragma GCC ivdep

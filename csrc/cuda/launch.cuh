@@ -27,8 +27,9 @@ namespace neurosens {
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr unsigned kFullMask = 0xffffffffu;
-// Kernels below never need more than one block per 64 elements, so grids stay below 2^31 blocks.
+// Kernels need at most one block per 64 elements, or two per sample (kMaxSamples): grids stay below 2^31 blocks.
 constexpr int64_t kMaxElements = int64_t(1) << 36;
+constexpr int64_t kMaxSamples = (int64_t(1) << 30) - 1;
 
 NS_HD int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 NS_HD int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

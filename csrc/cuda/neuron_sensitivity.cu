@@ -52,10 +52,7 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
   const Distance distance = distance_named(norm);
   const Pair pair = pair_of(benign, adversarial, channel_dim);
   check_device(grad, benign, "grad");
-  STD_TORCH_CHECK(
-      grad.dim() == 1 && grad.size(0) == pair.layout.channels && grad.scalar_type() == accumulate_type(benign),
-      "grad must be ", benign.scalar_type() == ScalarType::Double ? "float64" : "float32", " [", pair.layout.channels,
-      "]");
+  check_weights(grad, pair.layout.channels, benign);
   const Tensor weights = torch::stable::contiguous(grad);
   Tensor grad_benign = torch::stable::empty_like(benign), grad_adversarial = torch::stable::empty_like(adversarial);
   Tensor view = channel_second(grad_benign, channel_dim), view_adv = channel_second(grad_adversarial, channel_dim);

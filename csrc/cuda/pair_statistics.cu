@@ -32,14 +32,11 @@ void accumulate_pair_statistics_(Tensor sums, Tensor maxima, const Tensor& benig
   const Device device(benign);
   const Pair pair = pair_of(benign, adversarial, channel_dim);
   const int64_t channels = pair.layout.channels;
-  const auto check_totals = [&](const Tensor& t, int64_t columns, const char* name) {
-    check_device(t, benign, name);
-    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Double && t.is_contiguous() && t.dim() == 2 &&
-                        t.size(0) == channels && t.size(1) == columns,
-                    name, " must be a contiguous float64 tensor [", channels, ", ", columns, "]");
-  };
-  check_totals(sums, kSumCount, "sums");
-  check_totals(maxima, kRowMaxima, "maxima");
+  check_device(sums, benign, "sums");
+  check_device(maxima, benign, "maxima");
+  check_totals(sums, channels, kSumCount, "sums");
+  check_totals(maxima, channels, kRowMaxima, "maxima");
+  STD_TORCH_CHECK(pair.layout.samples <= kMaxSamples, "at most 2^30 - 1 samples, got ", pair.layout.samples);
   with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const Activations<T> in(pair);

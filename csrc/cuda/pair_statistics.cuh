@@ -34,7 +34,7 @@ struct RowState {
   __device__ __forceinline__ void write(A (&row)[kRowCount]) const {
 #pragma unroll
     for (int k = 0; k < kRowSums; ++k) row[k] = sums.sum[k];
-    row[kBenignPositive] = A(positive);  // exact: a part has fewer than 2^24 positions
+    row[kBenignPositive] = A(positive);  // exact below 2^24 positions of a part
     row[kAdversarialPositive] = A(positive_adv);
     row[kChangeMax] = sums.change_max;
     row[kBenignMax] = benign_max;

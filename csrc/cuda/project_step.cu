@@ -8,20 +8,6 @@
 namespace neurosens::cuda {
 namespace {
 
-// Whether every element of `x` has an offset of its own below numel.
-bool is_dense(const Tensor& x) {
-  std::vector<std::pair<int64_t, int64_t>> strides;
-  for (int64_t i = 0; i < x.dim(); ++i)
-    if (x.size(i) != 1) strides.emplace_back(x.stride(i), x.size(i));
-  std::sort(strides.begin(), strides.end());
-  int64_t expected = 1;
-  for (const auto& [stride, size] : strides) {
-    if (stride != expected) return false;
-    expected *= size;
-  }
-  return true;
-}
-
 void project_step_(Tensor adversarial, const Tensor& gradient, const Tensor& origin, double step_size, double epsilon,
                    std::string norm, double low, double high) {
   STD_TORCH_CHECK(norm == "linf", "norm must be \"linf\", got \"", norm, "\"");

@@ -61,7 +61,7 @@ NS_HD T project_linf(T adversarial, T gradient, T origin, LinfStep p) {
   stepped = stepped > to_double(upper) ? to_double(upper) : stepped;
   stepped = stepped < p.low ? p.low : stepped;
   stepped = stepped > p.high ? p.high : stepped;
-  return from_double<T>(stepped);
+  return from_double<T>(is_nan(x) ? x : stepped);
 }
 
 }  // namespace neurosens

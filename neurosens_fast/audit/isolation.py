@@ -21,7 +21,12 @@ def untouched(model: nn.Module) -> Iterator[None]:
     fills the parameters' gradients, or a forward in training mode that moves batch-norm statistics.
     """
     parameters = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         with evaluation_mode(model):
             for parameter, _, _ in parameters:
@@ -32,7 +37,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
             if parameter.requires_grad != required:
                 parameter.requires_grad_(required)
-        for buffer, saved in buffers:
+        for module, name, buffer, saved in buffers:
+            module._buffers[name] = buffer  # a forward may have put another tensor in its place
             # Compared by value: batch norm does not count its writes, and a needless write would spoil a
             # graph of the user's that waits for its backward pass.
             if not torch.equal(buffer, saved):

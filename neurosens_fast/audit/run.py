@@ -170,7 +170,7 @@ def _on_cpu(row: Any) -> LayerAudit:
 
 
 def describe_model(model: nn.Module) -> str:
-    """``DigitsCNN, 57,642 parameters``."""
+    """``DigitsCNN, 57,594 parameters``."""
     return f"{type(model).__name__}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters"
 
 

@@ -5,7 +5,7 @@
 
 #include "neuron_sensitivity.cuh"
 #include "project_step.cuh"
-#include "read.cuh"
+#include "read_bytes.cuh"
 #include "topk_neurons.cuh"
 
 using namespace neurosens;

@@ -35,6 +35,10 @@ def _cases() -> Iterator[Case]:
     yield Case("volume", (2, 6, 3, 4, 5))
     yield Case("volume-last", (2, 6, 3, 4, 5), memory="channels_last")
     yield Case("long-columns", (1, 20, 1100), memory="channels_last")
+    yield Case("long-columns-130", (1, 130, 2500), memory="channels_last")  # several tiles and chunks
+    yield Case("columns-577", (2, 577, 3, 7), memory="channels_last")  # several ranges
+    yield Case("one-channel-strided", (3, 1, 12), memory="strided")
+    yield Case("one-channel-mixed", (3, 1, 4, 5), memory="mixed-strides")
     yield Case("middle-channel", (2, 4, 6, 5), channel_dim=2)
     yield Case("many-samples", (70, 130))
     yield Case("many-samples-rows", (70, 3, 20))
@@ -84,6 +88,8 @@ def make_pair(case: Case, dtype: torch.dtype, device: str, relu: bool = False) -
     z, z_adv = z.to(dtype).to(device), z_adv.to(dtype).to(device)
     if case.memory == "expanded":
         return z[:, :1].expand(case.shape), z_adv
+    if case.memory == "mixed-strides":
+        return place(z, "contiguous"), place(z_adv, "strided")
     if case.memory == "mixed":
         return place(z, "contiguous"), place(z_adv, "channels_last")
     return place(z, case.memory), place(z_adv, case.memory)
@@ -130,10 +136,10 @@ def row_scales(z: Tensor, z_adv: Tensor, channel_dim: int) -> Tensor:
 def row_tolerance(z: Tensor, z_adv: Tensor, channel_dim: int) -> Tensor:
     """Largest admissible error of row statistics: a worst-case bound of the summation, not a guess.
 
-    One after the other are added at most 32 elements of a block, 2048 / 8 blocks of a chunk and S / 2048 chunks
+    One after the other are added at most 32 elements of a block, 2048 / 4 blocks of a chunk and S / 2048 chunks
     (fewer in rows); folding the lanes adds 4 more roundings, each element brings up to 3 of its own.
     """
     scales = row_scales(z, z_adv, channel_dim)
     count = z.numel() // max(1, scales.shape[0] * scales.shape[1])
-    depth = min(count, 32) + min(count, 2048) / 8 + count / 2048 + 8
+    depth = min(count, 32) + min(count, 2048) / 4 + count / 2048 + 8
     return depth * UNIT[z.dtype] * scales

@@ -40,6 +40,7 @@ BAD: list[tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str]] = [
     ),
     (ops.neuron_sensitivity, (Z, Z, "l3"), ValueError, "norm must be 1, .*got 'l3'"),
     (ops.neuron_sensitivity, (Z, Z, 2), ValueError, "norm must be 1, .*got 2"),
+    (ops.neuron_sensitivity, (Z, Z, True), ValueError, "norm must be 1, .*got True"),
     (ops.topk_neurons, (Z, 1), ValueError, r"sensitivity must be \[C\], got shape \[2, 3, 4\]"),
     (ops.topk_neurons, (Z[0, 0], 5), ValueError, "k must be between 0 and the number of neurons 4, got 5"),
     (ops.topk_neurons, (Z[0, 0], -1), ValueError, "k must be between 0 .* got -1"),

@@ -22,6 +22,8 @@ CASES = [
     Case("tokens", (4, 197, 96), channel_dim=-1),
     Case("units", (300, 200)),
     Case("odd", (3, 33, 48)),
+    Case("many-columns", (2, 577, 9), memory="channels_last"),
+    Case("chunks", (2, 70, 2500), memory="channels_last"),
 ]
 
 
@@ -35,7 +37,7 @@ def digest() -> str:
             sums, maxima = new_totals(z.shape[case.channel_dim])
             ops.accumulate_pair_statistics_(sums, maxima, z, z_adv, case.channel_dim)
             results = [ops.pair_statistics(z, z_adv, case.channel_dim), sums, maxima]
-            for norm in ("1", "cosine"):
+            for norm in ("1", "mse", "l2", "cosine"):
                 results.append(torch.ops.neurosens_fast.neuron_sensitivity(z, z_adv, norm, case.channel_dim % z.dim()))
                 grad = torch.ones(z.shape[case.channel_dim], dtype=results[0].dtype)
                 results += torch.ops.neurosens_fast.neuron_sensitivity_backward(

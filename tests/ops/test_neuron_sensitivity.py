@@ -20,6 +20,10 @@ SHORT = [
     Case("strided", (3, 4, 6), memory="strided"),
     Case("mixed", (3, 4, 3, 5), memory="mixed"),
     Case("middle", (2, 4, 6, 5), channel_dim=2),
+    Case("sliced", (3, 4, 6, 8), memory="sliced"),
+    Case("sliced-channels", (3, 5, 4, 3), memory="sliced-channels"),
+    Case("one-channel-strided", (3, 1, 12), memory="strided"),
+    Case("one-channel-mixed", (3, 1, 4, 5), memory="mixed-strides"),
 ]
 
 
@@ -35,15 +39,18 @@ def test_equals_float64_reference(case: Case, dtype: torch.dtype, norm: int | st
     torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("norm", ops.NORMS)
-@pytest.mark.parametrize("case", SHORT, ids=lambda case: case.name)
+# The cosine of single elements is a sign: it has no derivative to check numerically.
+DIFFERENTIABLE = [(case, norm) for case in SHORT for norm in ops.NORMS if (case.name, norm) != ("units", "cosine")]
+
+
+@pytest.mark.parametrize(("case", "norm"), DIFFERENTIABLE, ids=[f"{case.name}-{norm}" for case, norm in DIFFERENTIABLE])
 def test_gradcheck(case: Case, norm: int | str, device: str) -> None:
-    if norm == "cosine" and case.name == "units":
-        return  # the cosine of single elements is a sign: it has no derivative to check numerically
     z = torch.randn(case.shape, dtype=torch.float64, device=device)
     z_adv = z + (torch.rand(case.shape, dtype=torch.float64, device=device) + 0.1) * torch.randn_like(z).sign()
     if case.memory == "mixed":
         z_adv = place(z_adv, "channels_last")
+    elif case.memory == "mixed-strides":
+        z_adv = place(z_adv, "strided")
     elif case.memory != "contiguous":
         z, z_adv = place(z, case.memory), place(z_adv, case.memory)
     z.requires_grad_(), z_adv.requires_grad_()
@@ -86,6 +93,23 @@ def test_gradient_equals_autograd_of_the_definition(
         # A cosine gradient is a difference of terms of this size; of single elements it is 0 itself.
         scale = max(float(want.abs().max()), float(weights.abs().max()) / case.shape[0] if norm == "cosine" else 0)
         torch.testing.assert_close(result.double(), want, rtol=rounding, atol=rounding * scale + 2**-24 * scale)
+
+
+def test_overlapping_rows(device: str) -> None:
+    """Windows that are rows and columns at once beside columns: the gradient is that of copies."""
+    z = torch.randn(4, 10, device=device).unfold(1, 5, 1)
+    z_adv = place(torch.randn(4, 6, 5, device=device), "channels_last")
+    weights = torch.randn(6, device=device)
+    results = gradients(z, z_adv, "mse", weights, 1)
+    for result, want in zip(results, gradients(z.clone(), z_adv.contiguous(), "mse", weights, 1), strict=True):
+        torch.testing.assert_close(result, want)
+
+
+def test_second_derivative_is_refused(device: str) -> None:
+    z, z_adv = torch.randn(2, 3, 4, device=device, requires_grad=True), torch.randn(2, 3, 4, device=device)
+    (gradient,) = torch.autograd.grad(ops.neuron_sensitivity(z, z_adv, "mse").sum(), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(gradient.square().sum(), z)
 
 
 def test_gradient_keeps_the_memory_layout(device: str) -> None:

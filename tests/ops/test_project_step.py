@@ -57,6 +57,24 @@ def test_plain_arithmetic_leaves_the_ball(device: str) -> None:
     assert float(((plain.double() - x.double()) > EPS).double().mean()) > 0.03
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nan_stays(dtype: torch.dtype, device: str) -> None:
+    for position in range(3):
+        adversarial, gradient, origin = tensors = [torch.full((5,), 0.5, dtype=dtype, device=device) for _ in range(3)]
+        tensors[position][2] = math.nan
+        ops.project_step_(adversarial, gradient, origin, ALPHA, EPS)
+        assert adversarial.isnan().tolist() == [False, False, True, False, False]
+
+
+def test_autograd_notices_the_change(device: str) -> None:
+    x = torch.rand(4, device=device)
+    weight = torch.ones(4, device=device, requires_grad=True)
+    loss = (x * weight).sum()
+    ops.project_step_(x, torch.ones_like(x), x.clone(), ALPHA, EPS)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_other_ranges(device: str) -> None:
     x = torch.tensor([-1.0, 0.0, 1.0], device=device)
     adversarial = x.clone()

@@ -1,5 +1,5 @@
 // read_bytes on CUDA: checks, launch, registration.
-#include "read.cuh"
+#include "read_bytes.cuh"
 #include "tensors.h"
 
 namespace neurosens::cuda {
@@ -10,6 +10,7 @@ Tensor read_bytes(const Tensor& benign, const Tensor& adversarial) {
   check_device(adversarial, benign, "adversarial");
   const auto half = [](const Tensor& x) {
     const ReadHalf h = {data<unsigned char>(x), x.numel() * int64_t(x.element_size())};
+    STD_TORCH_CHECK(is_dense(x), "benign and adversarial must be dense");
     STD_TORCH_CHECK(is_aligned(h.data, 16), "read_bytes needs storage aligned to 16 bytes");
     return h;
   };
