@@ -208,7 +208,7 @@ def sources(cuda: bool, root: Path = ROOT) -> list[str]:
 
 def headers(root: Path = ROOT) -> list[str]:
     """Return the files whose change calls for a new build, relative to the root."""
-    found = [path for suffix in ("h", "cuh", "inc") for path in sorted(root.glob(f"csrc/**/*.{suffix}"))]
+    found = [path for suffix in ("h", "cuh") for path in sorted(root.glob(f"csrc/**/*.{suffix}"))]
     return [path.relative_to(root).as_posix() for path in found]
 
 

@@ -1,4 +1,4 @@
-"""What this machine can read and copy, for the shares that the benchmarks state.
+"""What this machine can read and copy, beside the plain read that every benchmark times in its own rounds.
 
 ``python -m benchmarks.roofline`` prints gigabytes per second of a plain read (a kernel of this package) and of
 ``Tensor.copy_`` over sizes from the caches to main memory.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import statistics
 
 import torch
+
+import neurosens_fast.ops  # noqa: F401 - registers the operators
 
 from .interleaved import timed
 
@@ -27,9 +29,6 @@ def bandwidth(megabytes: float, device: str, rounds: int = 15) -> tuple[float, f
 
 def main() -> None:
     """Print the table."""
-    from neurosens_fast import ops
-
-    assert ops
     for device in ["cpu"] + (["cuda"] if torch.cuda.is_available() else []):
         print(f"{device}, {torch.get_num_threads()} threads\n{'MB':>8} {'read GB/s':>10} {'copy GB/s':>10}")
         for megabytes in (1, 4, 8, 16, 32, 64, 128, 256, 512):

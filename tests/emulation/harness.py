@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -29,11 +28,6 @@ INSTANCES = {"float": "float", "double": "double", "half": "neurosens::Half", "b
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 OPERATORS = ["pair_statistics", "accumulate", "sensitivity", "backward", "topk", "project", "read", "last", "indices"]
 NORMS: list[int | str] = [1, "mse", "l2", "cosine"]
-
-
-def available() -> bool:
-    """Whether there is a host compiler to build the emulation with."""
-    return shutil.which(COMPILER) is not None
 
 
 def build(cuda: Path = SOURCES / "cuda") -> Path:

@@ -10,8 +10,6 @@ import pytest
 
 from . import harness
 
-pytestmark = pytest.mark.skipif(not harness.available(), reason="needs a C++ compiler")
-
 FAULTS = {
     "missing barrier": "the order in which threads run",
     "shared memory overflow": "heap-buffer-overflow",

@@ -95,15 +95,6 @@ def make_pair(case: Case, dtype: torch.dtype, device: str, relu: bool = False) -
     return place(z, case.memory), place(z_adv, case.memory)
 
 
-def positions(case: Case) -> int:
-    """Positions of a row."""
-    neurons = case.shape[case.channel_dim]
-    count = 1
-    for size in case.shape[1:]:
-        count *= size
-    return count // neurons if neurons else 1
-
-
 def row_scales(z: Tensor, z_adv: Tensor, channel_dim: int) -> Tensor:
     """What the rounding error of each row statistic is relative to, ``[N, C, 15]``: sums of magnitudes."""
     a, b = (x.double().movedim(channel_dim, 1).flatten(2) if x.dim() > 2 else x.double()[..., None] for x in (z, z_adv))
