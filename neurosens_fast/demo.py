@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +12,18 @@ from torch import Tensor, nn
 
 from .attacks import PGD
 from .audit import AuditReport, ReportError, audit
-from .audit.isolation import random_state
+from .audit.storage import write_whole
+from .audit.tables import accuracies, layer_table, neuron_table, report_notes
 from .capture import evaluation_mode
 from .data import Split, digits
 from .models import DigitsCNN
+from .support.random_state import random_state
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+
+FILES = ("audit.safetensors", "neurons.csv", "sensitivity.png", "model.safetensors")
+_LAYERS = ("convolutions", "norms", "activations", "linear")
 
 
 def train_digits(
@@ -65,11 +68,14 @@ def run_demo(
     top: int = 15,
     console: Console | None = None,
 ) -> AuditReport:
-    """Train, attack with PGD, audit, print, and write ``audit.safetensors``, ``neurons.csv`` and ``sensitivity.png``.
+    """Train, attack with PGD, audit, print, and write four files into the folder ``out``.
 
+    They are ``audit.safetensors``, ``neurons.csv``, ``sensitivity.png``, and the weights ``model.safetensors``.
     Returns the report. Raises ``ModuleNotFoundError`` if scikit-learn is missing, ``ReportError`` if a
     file cannot be written.
     """
+    from safetensors.torch import save
+
     if console is None:
         from rich.console import Console
 
@@ -94,85 +100,36 @@ def run_demo(
     begin = time.perf_counter()
     with console.status("attack and audit"):
         report = audit(
-            model, (split.test_images, split.test_labels), attack, seed=seed, data_description=split.description
+            model,
+            (split.test_images, split.test_labels),
+            attack,
+            _LAYERS,
+            progress=False,
+            seed=seed,
+            data_description=split.description,
         )
     taken = time.perf_counter() - begin
     for line in (
         f"attack   {attack}",
         f"audit    {report.neurons:,} neurons in {len(report.layers)} layers, {report.samples:,} pairs; with the "
         f"attack {taken:.1f} s",
-        f"accuracy {report.clean_accuracy:.1%} clean, {report.adversarial_accuracy:.1%} adversarial\n",
+        f"accuracy {accuracies(report)}\n",
     ):
         console.print(line, highlight=False, markup=False)
-    console.print(layer_table(report))
-    console.print(neuron_table(report, top))
     report.save(folder / "audit.safetensors")
     report.to_csv(folder / "neurons.csv")
     report.plot(folder / "sensitivity.png")
+    write_whole(folder / "model.safetensors", save(model.state_dict()))
+    console.print(layer_table(report))
+    console.print()
+    if top:
+        console.print(neuron_table(report, top))
+        console.print()
+    for note in report_notes(report):
+        console.print(f"note     {note}", highlight=False, markup=False)
     console.print(
-        f"written to {folder}: audit.safetensors, neurons.csv, sensitivity.png", highlight=False, markup=False
+        f"written to {folder}: {', '.join(FILES)}",
+        highlight=False,
+        markup=False,
     )
     return report
-
-
-def _table(title: str, layers: list[str], numbers: tuple[str, ...]) -> Table:
-    """An empty table that fits 80 columns: first the layer, longer names folded, then numbers to the right."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        caption_justify="left",
-    )
-    table.add_column("layer", overflow="fold", min_width=min(14, max(map(len, layers), default=0)))
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def layer_table(report: AuditReport) -> Table:
-    """The per-layer summary of a report as a rich table, with a bar for the layer's mean sensitivity."""
-    from rich.text import Text
-
-    numbers = ("type", "neurons", "dead", "mean", "largest", "of neuron")
-    table = _table("Sensitivity of each layer, in the order of execution", list(report.layers), numbers)
-    table.columns[1].justify = "left"
-    table.add_column("", no_wrap=True)
-    rows = report.summary()
-    highest = max((row.score for row in rows if math.isfinite(row.score)), default=0.0)
-    for row in rows:
-        bar = "█" * round(12 * row.score / highest) if highest and math.isfinite(row.score) else ""
-        dead = str(len(row.dead)) if row.dead else "-"
-        most = "-" if row.most_sensitive is None else str(row.most_sensitive)
-        values = (f"{row.score:.4f}", f"{row.maximum:.4f}", most)
-        table.add_row(Text(row.layer), row.module_type, str(row.neurons), dead, *values, Text(bar, style="blue"))
-    broken = [f"{layer} {', '.join(map(str, neurons[:8]))}" for layer, neurons in report.nonfinite().items()]
-    if broken:
-        table.caption = Text(f"non-finite neurons: {'; '.join(broken[:4])}", style="red")
-    return table
-
-
-def neuron_table(report: AuditReport, k: int, by: str = "sensitivity") -> Table:
-    """The ``k`` neurons with the largest metric ``by`` as a rich table, with their rank inside the layer."""
-    from rich.text import Text
-
-    shown = ("relative_l1", "mean_activation_benign", "mean_activation_adversarial")
-    columns = {name: report.metric(name) for name in shown}
-    neurons = report.top(k, by=by)
-    inside: dict[tuple[str, int], int] = {}
-    for layer in {neuron.layer for neuron in neurons}:
-        inside.update({(layer, place.neuron): place.rank for place in report.top(1.0, by=by, layer=layer)})
-    numbers = ("neuron", "rank", "in its layer", by.replace("_", " "), "relative", "benign", "adversarial")
-    title = f"The {len(neurons)} neurons with the largest {by.replace('_', ' ')}"
-    table = _table(title, [neuron.layer for neuron in neurons], numbers)
-    for row in neurons:
-        place = f"{inside[row.layer, row.neuron]} of {len(columns[shown[0]][row.layer])}"
-        extra = [f"{float(columns[name][row.layer][row.neuron]):.3f}" for name in shown]
-        table.add_row(Text(row.layer), str(row.neuron), str(row.rank), place, f"{row.value:.4f}", *extra)
-    table.caption = Text("relative: change divided by size; benign, adversarial: mean activation", style="dim")
-    return table

@@ -21,6 +21,11 @@ def _rows(activation: Tensor, channel_dim: int) -> Tensor:
     return rows if rows.dtype == torch.float64 else rows.float()
 
 
+def _sign(x: Tensor) -> Tensor:
+    """The sign of each element, NaN for NaN (``torch.sign`` gives 0 there)."""
+    return torch.where(x.isnan(), x, x.sign())
+
+
 def _maximum(rows: Tensor) -> Tensor:
     """Largest element of each row ``[N, C, S]``; -inf, the identity of max, for an empty row."""
     return rows.amax(2) if rows.shape[2] else rows.new_full(rows.shape[:2], -torch.inf)
@@ -164,7 +169,7 @@ def neuron_sensitivity_backward(
     scale = (grad.to(d.dtype) / max(samples, 1))[:, None]  # [C, 1]
     pull = pull_adv = torch.zeros((), dtype=d.dtype, device=d.device)
     if norm == 1:
-        change = scale / positions * d.sign()
+        change = scale / positions * _sign(d)
     elif norm == "mse":
         change = scale * 2 / positions * d
     elif norm == "l2":
@@ -211,7 +216,7 @@ def project_step_(
     less for some float64 elements, whose distances are rounded themselves). A NaN gradient makes its element NaN.
     """
     wide = origin.double()
-    direction = torch.where(gradient.isnan(), gradient, gradient.sign()).double()
+    direction = _sign(gradient).double()
     stepped = (adversarial.double() + step_size * direction).to(origin.dtype)
     upper, lower = (wide + epsilon).to(origin.dtype), (wide - epsilon).to(origin.dtype)
     infinity = torch.full_like(origin, torch.inf)

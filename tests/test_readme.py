@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from neurosens_fast.cli import main
 from neurosens_fast.statistics import METRICS
 
 ROOT = Path(__file__).parents[1]
@@ -22,9 +24,21 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    assert {path.name for path in tmp_path.iterdir()} == {"neurons.csv", "audit.safetensors", "sensitivity.png"}
+    written = {"neurons.csv", "audit.safetensors", "sensitivity.png", "masking.png"}
+    assert {path.name for path in tmp_path.iterdir()} == written
     assert namespace["report"].sensitivity["relu2"].shape == (32,)
     assert namespace["benign"].grad is not None
+
+
+def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """After the demo, every command of the README in order, as it stands there."""
+    monkeypatch.chdir(tmp_path)
+    commands = [shlex.split(line) for line in re.findall(r"^neurosens-fast (.*)$", README, re.M)]
+    assert [words[0] for words in commands] == ["audit", "show", "layers", "mask"]
+    for words in (["demo"], *commands):
+        assert main(words) == 0, capsys.readouterr().err
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"run1/audit.safetensors", "run1/neurons.csv", "ranked.csv", "run1-mask/masking.png"} <= written
 
 
 def test_make_targets_exist() -> None:

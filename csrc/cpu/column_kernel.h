@@ -84,7 +84,7 @@ struct ColumnSource : TileInput<T> {
   NS_HD Block<T> block(int64_t s, int64_t length, int padded, Copy& copy) const {
     // Whole vectors would read past a partial tile; rows at such strides evict each other from L1.
     const bool whole = padded == channels;
-    const bool evict = stride * int64_t(sizeof(T)) % 1024 == 0 && length > 1;
+    const bool evict = stride * int64_t(sizeof(T)) % 4096 == 0 && length > 1;
     if (whole && !evict) return {z + s * stride, z_adv + s * stride_adv, stride, stride_adv};
     for (int64_t i = 0; i < length; ++i) {
       copy_row(copy[0] + i * kTile, z + (s + i) * stride, padded);
@@ -139,9 +139,10 @@ struct RowSource : TileInput<T> {
   NS_HD T at_adv(int64_t s, int c) const { return z_adv[c * stride_adv + s]; }
 };
 
-// Puts the channels into their order and settles what the fast passes left open.
+// Puts the channels into their order and settles what the fast passes left open; `recount` says that no count of
+// positive elements can be relied on.
 template <typename Source>
-NS_HD void finish_tile(const Source& source, int64_t positions, int padded,
+NS_HD void finish_tile(const Source& source, int64_t positions, int padded, bool recount,
                        Tile<accumulate_t<typename Source::type>>& tile) {
   using T = typename Source::type;
   using A = accumulate_t<T>;
@@ -152,7 +153,7 @@ NS_HD void finish_tile(const Source& source, int64_t positions, int padded,
         interleave(tile.row[k] + c, load<Vector<A>>(tile.row[k] + c), load<Vector<A>>(tile.row[k] + c + kWidth<A>));
     }
   }
-  int nan = 0;
+  int nan = recount;
   for (int c = 0; c < padded; ++c) {
     // Adding zero turns -0 into +0, so that the order of equal zeros does not show.
     A sums[kRowSums];
@@ -166,7 +167,7 @@ NS_HD void finish_tile(const Source& source, int64_t positions, int padded,
     nan |= is_nan(sums[kBenignSq]) | is_nan(sums[kAdversarialSq]);
   }
   for (int c = 0; nan && c < source.channels; ++c) {  // rare: see Extremes16
-    if (!is_nan(tile.row[kBenignSq][c]) && !is_nan(tile.row[kAdversarialSq][c])) continue;
+    if (!recount && !is_nan(tile.row[kBenignSq][c]) && !is_nan(tile.row[kAdversarialSq][c])) continue;
     int64_t count = 0, count_adv = 0;
     for (int64_t s = 0; s < positions; ++s) {
       count += to_float(source.at(s, c)) > 0;
@@ -253,5 +254,5 @@ void tile_statistics(const TileInput<T>& in, int64_t positions, Tile<accumulate_
     }
     for (int t = 0; t < count; ++t) state[t].end_chunk(many);
   }
-  for (int t = 0; t < count; ++t) finish_tile(state[t].source, positions, state[t].padded, tiles[t]);
+  for (int t = 0; t < count; ++t) finish_tile(state[t].source, positions, state[t].padded, false, tiles[t]);
 }

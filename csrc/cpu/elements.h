@@ -1,24 +1,24 @@
 // How vectors of each dtype are read. Included inside an instruction set's namespace.
 //
-// A read yields one vector per part. In a row, which position falls into which of the 16 lanes depends
-// on the dtype alone, so every instruction set adds in the same order.
+// A read yields one vector per part. In a row, which position falls into which of the 8 lanes, and in which
+// order, depends on the dtype alone, so every instruction set adds in the same order.
 
 template <typename T>
-struct Elements {  // float, double: lane = position mod 16
+struct Elements {  // float, double: lane = position mod 8
   using A = accumulate_t<T>;
   static constexpr int kParts = 1;
   static NS_HD Vector<A> part(const T* x, int) { return load<Vector<A>>(x); }
 };
 
 template <>
-struct Elements<Half> {  // lane = position mod 16
+struct Elements<Half> {  // lane = position mod 8
   using A = float;
   static constexpr int kParts = 1;
   static NS_HD VF part(const Half* x, int) { return load_half(x); }
 };
 
 template <>
-struct Elements<BFloat16> {  // lane = (position / 2) mod 16: the halves of a 32-bit word need no shuffle
+struct Elements<BFloat16> {  // lane = (position / 2) mod 8: the halves of a 32-bit word need no shuffle
   using A = float;
   static constexpr int kParts = 2;
   static NS_HD VF part(const BFloat16* x, int i) {
@@ -49,11 +49,8 @@ NS_HD void store_in_order(accumulate_t<T>* out, const T* x) {
     interleave(out, Elements<T>::part(x, 0), Elements<T>::part(x, 1));
 }
 
-// Maxima and counts of positive elements of both branches, kept in registers over a whole row.
-struct RowExtremes {
-  double benign, adversarial;  // every dtype fits
-  int64_t count, count_adv;
-};
+// Maxima and counts of positive elements of both halves, kept in registers over a whole row. The accessors
+// give them as registers of A, in any order of lanes.
 
 template <typename T>
 struct Extremes {  // float, double
@@ -61,8 +58,8 @@ struct Extremes {  // float, double
   using V = Vector<A>;
   using M = typename V::M;
   static constexpr int kStep = kWidth<A>;
-  static constexpr int64_t kCapacity = (int64_t(1) << 31) - 1;  // positions a lane can count, times lanes
-  static T padding() { return -__builtin_inff(); }
+  static constexpr int64_t kCapacity = int64_t(1) << 24;  // positions whose count is exact in A
+  static NS_HD T padding() { return -__builtin_inff(); }
   V max, max_adv;
   M count, count_adv;
   NS_HD void clear() {
@@ -78,20 +75,15 @@ struct Extremes {  // float, double
   }
   // Adds the lanes' results, in channel order, to kStep maxima and counts.
   NS_HD void add_lanes(A* benign, A* adversarial, A* positive, A* positive_adv) const {
-    for (int i = 0; i < kStep; ++i) {
-      benign[i] = larger(max.v[i], benign[i]);
-      adversarial[i] = larger(max_adv.v[i], adversarial[i]);
-      positive[i] += A(count[i]);
-      positive_adv[i] += A(count_adv[i]);
-    }
+    store(benign, larger(max, load<V>(benign)));
+    store(adversarial, larger(max_adv, load<V>(adversarial)));
+    store(positive, load<V>(positive) + positives());
+    store(positive_adv, load<V>(positive_adv) + positives_adv());
   }
-  NS_HD RowExtremes fold_lanes() const {
-    return {fold_vector<A>(max.v, Largest()), fold_vector<A>(max_adv.v, Largest()), fold_vector<MaskLane>(count, Add()),
-            fold_vector<MaskLane>(count_adv, Add())};
-  }
-
- private:
-  using MaskLane = decltype(M{}[0] + 0);
+  NS_HD V largest() const { return max; }
+  NS_HD V largest_adv() const { return max_adv; }
+  NS_HD V positives() const { return {__builtin_convertvector(count, decltype(max.v))}; }
+  NS_HD V positives_adv() const { return {__builtin_convertvector(count_adv, decltype(max.v))}; }
 };
 
 // 16-bit floats compare as integers: among values >= +0 the largest bits win, among negative ones the
@@ -100,7 +92,7 @@ template <typename T>
 struct Extremes16 {
   static constexpr int kStep = kVectorBytes / 2;
   static constexpr int64_t kCapacity = int64_t(32767) * kStep;
-  static T padding() { return {0xffff}; }
+  static NS_HD T padding() { return {0xffff}; }
   I16 positive, positive_adv, count, count_adv;
   U16 negative, negative_adv;
   NS_HD void clear() {
@@ -128,24 +120,31 @@ struct Extremes16 {
     for (int i = 0; i < kStep; ++i)
       count_positive[i] += float(counts[i]), count_positive_adv[i] += float(counts_adv[i]);
   }
-  NS_HD RowExtremes fold_lanes() const {
-    return {value(fold_vector<int16_t>(positive, Largest()), fold_vector<uint16_t>(negative, Smallest())),
-            value(fold_vector<int16_t>(positive_adv, Largest()), fold_vector<uint16_t>(negative_adv, Smallest())),
-            sum(count), sum(count_adv)};
-  }
+  NS_HD VF largest() const { return largest_of(positive, negative); }
+  NS_HD VF largest_adv() const { return largest_of(positive_adv, negative_adv); }
+  NS_HD VF positives() const { return sum_pairs(count); }
+  NS_HD VF positives_adv() const { return sum_pairs(count_adv); }
 
  private:
+  // The maximum of at least one element per lane.
+  static NS_HD I16 bits_of(I16 high, U16 low) { return choose(high, (I16)low, (I16)(high >= 0)); }
   static NS_HD void add_largest(float* largest, I16 high, U16 low) {
     alignas(64) T bits[kStep];
-    store(bits, choose(high, (I16)low, (I16)(high >= 0)));
+    store(bits, bits_of(high, low));
     alignas(64) float values[kStep];
     for (int i = 0; i < kStep; i += kSpan<T>) store_in_order<T>(values + i, bits + i);
     for (int i = 0; i < kStep; ++i) largest[i] = larger(values[i], largest[i]);
   }
-  // Pairs of counts are widened before they are added: 16 bits could overflow.
-  static NS_HD int64_t sum(I16 counts) {
+  static NS_HD VF largest_of(I16 high, U16 low) {
+    alignas(64) T bits[kStep];
+    store(bits, bits_of(high, low));
+    constexpr int kParts = Elements<T>::kParts;
+    return larger(Elements<T>::part(bits, 0), Elements<T>::part(bits + (kParts == 1 ? kWidth<float> : 0), kParts - 1));
+  }
+  // Widened before they are added: 16 bits could overflow.
+  static NS_HD VF sum_pairs(I16 counts) {
     const I32 words = (I32)counts;
-    return fold_vector<int32_t>(I32((words << 16) >> 16) + (words >> 16), Add());
+    return {__builtin_convertvector(((words << 16) >> 16) + (words >> 16), F32)};
   }
 };
 template <>

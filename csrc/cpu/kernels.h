@@ -13,10 +13,12 @@ constexpr int kTile = 64;       // channels that a tile of results holds
 constexpr int kRangeTiles = 8;  // tiles that one call on columns covers, in the order of memory
 constexpr int kRange = kRangeTiles * kTile;
 
+constexpr int kTileRows = (kRowCount + 7) / 8 * 8;  // rows of results are transposed eight by eight
+
 // Results of one tile, structure of arrays; lanes past the channels hold nothing of use.
 template <typename A>
 struct Tile {
-  alignas(64) A row[kRowCount][kTile];
+  alignas(64) A row[kTileRows][kTile];
 };
 
 // A pair of activations of one sample: up to kTile channels of rows, kRange of columns; strides in elements.
@@ -42,6 +44,8 @@ struct PairKernels {
   // Adds one sample's terms of a tile to totals at channel `first`; stores both channel means for the frequencies.
   void (*add_terms)(const Tile<A>& tile, int channels, int64_t positions, TermTotals totals, int64_t first, A* mean,
                     A* mean_adv);
+  // Adds to each channel's sum whether its mean exceeds its sample's threshold.
+  void (*add_frequencies)(const A* mean, int64_t channels, A threshold, double* sum);
   // The largest finite element, -inf if there is none.
   A (*largest_finite)(const T* x, int64_t count);
   // Adds the terms of rows of one element each (fully connected layers); in.stride steps through the samples,

@@ -10,9 +10,9 @@ namespace NS_ISA {
 //
 #include "elements.h"
 //
-#include "row_kernel.h"
-//
 #include "transpose.h"
+//
+#include "row_kernel.h"
 //
 #include "column_kernel.h"
 //
@@ -20,18 +20,17 @@ namespace NS_ISA {
 //
 #include "unit_kernel.h"
 
-// Rows shorter than this are transposed: folding 16 lanes of every statistic would cost more.
-template <typename T>
-constexpr int64_t kLongRow = sizeof(T) == 2 ? 224 : 112;
+// Rows shorter than this are transposed: folding the lanes of every statistic would cost more.
+constexpr int64_t kLongRow = 56;
 
 template <typename T>
 void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out) {
-  if (positions < kLongRow<T>) {
+  if (positions < kLongRow) {
     tile_statistics<RowSource<T>>(in, positions, out);
     return;
   }
-  for (int c = 0; c < in.channels; ++c)
-    row_statistics(in.z + c * in.stride, in.z_adv + c * in.stride_adv, positions, &out->row[0][c], kTile);
+  long_rows(in, positions, *out);
+  finish_tile(RowSource<T>(in), positions, in.channels, positions > Extremes<T>::kCapacity, *out);
 }
 
 template <typename T>
@@ -92,8 +91,9 @@ uint64_t read(const char* bytes, int64_t count) {
 
 template <typename T>
 constexpr PairKernels<T> table() {
-  return {rows<T>,      columns<T>,      add_terms<T>,       largest_finite<T>,
-          add_units<T>, row_gradient<T>, column_gradient<T>, project<T>};
+  return {rows<T>,           columns<T>,   add_terms<T>,    add_frequencies<accumulate_t<T>>,
+          largest_finite<T>, add_units<T>, row_gradient<T>, column_gradient<T>,
+          project<T>};
 }
 
 }  // namespace NS_ISA

@@ -143,12 +143,10 @@ class Accumulation {
       const int64_t g = task / part_.ranges, r = task % part_.ranges;
       for (const bool adversarial : {false, true}) {
         double* sum = totals(g).sums + (adversarial ? kAdversarialFrequency : kBenignFrequency) * shape_.channels;
-        for (int64_t n = g * part_.group; n < end_of_group(g); ++n) {
-          const A threshold = thresholds_[(adversarial ? shape_.samples : 0) + n];
-          const A* mean = means(adversarial, n);
-          for (int64_t c = r * part_.range; c < end_of_range(r); ++c)
-            sum[c] += double(frequency_term(mean[c], threshold));
-        }
+        const int64_t first = r * part_.range;
+        for (int64_t n = g * part_.group; n < end_of_group(g); ++n)
+          tiles_.kernels_of().add_frequencies(means(adversarial, n) + first, end_of_range(r) - first,
+                                              thresholds_[(adversarial ? shape_.samples : 0) + n], sum + first);
       }
     });
   }

@@ -1,85 +1,112 @@
 // Statistics of contiguous rows, lanes = positions. Included inside an instruction set's namespace.
 //
-// A block of positions that stays in L1 is read once from memory and then again per pass: one pass per
-// register-width share of the 16 lanes and per part of a read, one for maxima and counts. The eleven
-// accumulators of a pass fit sixteen registers only so: a spilled one costs a store and a reload per step.
-// Lane totals of a pass start from zero and are added to the row's totals, so rounding grows with block
+// A block of positions that stays in L1 is read once from memory and then once more, for maxima and counts:
+// eleven accumulators and the operands fill sixteen registers, and a spilled one costs a store and a reload per
+// step. Lane totals of a block start from zero and are added to the row's totals, so rounding grows with block
 // length plus number of blocks, not with the row length.
 
 // Blocks so short that the hardware fetches the next one while the passes compute. Longer ones left the memory
 // idle meanwhile, and prefetching in the code was never better than this.
 template <typename T>
-constexpr int64_t kRowBlock = sizeof(T) == 2 ? 512 : 384;
+constexpr int kRowBlock = sizeof(T) == 2 ? 512 : 384;
 
+// The lanes of everything that one row needs.
 template <typename A>
 struct RowTotals {
-  alignas(64) A sum[kRowSums][kLanes];
-  alignas(64) A change_max[kLanes];
+  alignas(64) A sum[kTileRows][kLanes];  // kRowSums sums, then both counts; the rest fills the last fold
+  alignas(64) A max[kLanes][kLanes];     // kRowMaxima maxima
 };
+static_assert(kTileRows == 2 * kLanes && kRowMaxima <= kLanes);
 
-// Rows are cut into groups and a padded rest at the same places on every instruction set.
+// Rows are cut into groups and a rest at the same places on every instruction set.
 template <typename T>
-constexpr int kGroup = sizeof(T) == 2 ? 32 : 16;
+constexpr int kGroup = sizeof(T) == 2 ? 16 : 8;
 
-// Adds part i of the lanes [p * width, (p + 1) * width) of `positions` positions, a multiple of the group.
+// Adds `positions` positions, a multiple of the group.
 template <typename T>
-NS_HD void add_pass(const T* z, const T* z_adv, int64_t positions, int p, int i, RowTotals<accumulate_t<T>>& totals) {
+NS_HD void add_positions(const T* z, const T* z_adv, int64_t positions, RowTotals<accumulate_t<T>>& totals) {
   using A = accumulate_t<T>;
   using V = Vector<A>;
-  constexpr int kWide = kWidth<A>, kParts = Elements<T>::kParts;
-  RowSums<V> sums = {};
-  for (int64_t at = p * kSpan<T>; at < positions; at += kParts * kLanes)
-    sums.add(Elements<T>::part(z + at, i), Elements<T>::part(z_adv + at, i));
-  for (int k = 0; k < kRowSums; ++k) {
-    A* total = totals.sum[k] + p * kWide;
-    store(total, load<V>(total) + sums.sum[k]);
+  constexpr int kParts = Elements<T>::kParts;
+  for (int lane = 0; lane < kLanes; lane += kWidth<A>) {
+    for (int i = 0; i < kParts; ++i) {  // one part after the other: both at once would not fit the registers
+      RowSums<V> sums = {};
+      for (int64_t at = lane * kParts; at < positions; at += kParts * kLanes)
+        sums.add(Elements<T>::part(z + at, i), Elements<T>::part(z_adv + at, i));
+      for (int k = 0; k < kRowSums; ++k) store(totals.sum[k] + lane, load<V>(totals.sum[k] + lane) + sums.sum[k]);
+      store(totals.max[0] + lane, larger(sums.change_max, load<V>(totals.max[0] + lane)));
+    }
   }
-  A* peak = totals.change_max + p * kWide;
-  store(peak, larger(sums.change_max, load<V>(peak)));
 }
 
-// Statistic k of the row goes to out[k * stride].
+// The last group of a row, which ends with it, without the elements that were added before: zeros add nothing to
+// sums, `padding` is never largest nor positive.
 template <typename T>
-void row_statistics(const T* z, const T* z_adv, int64_t positions, accumulate_t<T>* out, int64_t stride) {
+struct Rest {
+  alignas(64) T zeroed[kGroup<T>], padded[kGroup<T>];
+  NS_HD Rest(const T* group, int fresh) {
+    using Bits = typename Integer<sizeof(T)>::type;
+    typedef Bits V __attribute__((vector_size(kGroup<T> * sizeof(T))));
+    V place;
+    for (int i = 0; i < kGroup<T>; ++i) place[i] = Bits(i);
+    const V mask = place >= V{} + Bits(kGroup<T> - fresh), elements = load<V>(group);
+    const T padding = Extremes<T>::padding();
+    Bits bits;
+    __builtin_memcpy(&bits, &padding, sizeof bits);
+    store(zeroed, elements & mask);
+    store(padded, choose(elements, V{} + bits, mask));
+  }
+};
+
+template <typename T>
+NS_HD void store_extremes(const Extremes<T>& extremes, RowTotals<accumulate_t<T>>& totals) {
+  store(totals.max[1], extremes.largest());
+  store(totals.max[2], extremes.largest_adv());
+  store(totals.sum[kBenignPositive], extremes.positives());
+  store(totals.sum[kAdversarialPositive], extremes.positives_adv());
+}
+
+// The statistics of one row of at least one group, in the order of enum Row, into out[0, kTileRows).
+template <typename T>
+NS_HD void row_statistics(const T* z, const T* z_adv, int64_t positions, accumulate_t<T>* out) {
   using A = accumulate_t<T>;
-  constexpr int kPasses = kLanes / kWidth<A>, kParts = Elements<T>::kParts, kStep = Extremes<T>::kStep;
+  constexpr int kStep = Extremes<T>::kStep;
   RowTotals<A> totals = {};
+  for (int k = 1; k < kRowMaxima; ++k)
+    for (A& lane : totals.max[k]) lane = -__builtin_inff();
   Extremes<T> extremes;
   extremes.clear();
   const int64_t whole = positions - positions % kGroup<T>;
   for (int64_t s = 0; s < whole; s += kRowBlock<T>) {
     const int64_t length = whole - s < kRowBlock<T> ? whole - s : kRowBlock<T>;
-    for (int p = 0; p < kPasses; ++p)
-      for (int i = 0; i < kParts; ++i) add_pass<T>(z + s, z_adv + s, length, p, i, totals);
+    add_positions<T>(z + s, z_adv + s, length, totals);
     for (int64_t i = s; i < s + length; i += kStep) extremes.add(z + i, z_adv + i);
   }
   if (whole < positions) {
-    // The rest is padded to a group: zeros add nothing, `padding` is never largest nor positive.
-    alignas(64) T rest[kGroup<T>] = {}, rest_adv[kGroup<T>] = {};
-    for (int64_t s = whole; s < positions; ++s) rest[s - whole] = z[s], rest_adv[s - whole] = z_adv[s];
-    for (int p = 0; p < kPasses; ++p)
-      for (int i = 0; i < kParts; ++i) add_pass<T>(rest, rest_adv, kGroup<T>, p, i, totals);
-    for (int64_t i = positions - whole; i < kGroup<T>; ++i) rest[i] = rest_adv[i] = Extremes<T>::padding();
-    for (int i = 0; i < kGroup<T>; i += kStep) extremes.add(rest + i, rest_adv + i);
+    const int64_t last = positions - kGroup<T>;
+    const Rest<T> rest(z + last, int(positions - whole)), rest_adv(z_adv + last, int(positions - whole));
+    add_positions<T>(rest.zeroed, rest_adv.zeroed, kGroup<T>, totals);
+    for (int i = 0; i < kGroup<T>; i += kStep) extremes.add(rest.padded + i, rest_adv.padded + i);
   }
+  store_extremes(extremes, totals);
+  fold_lanes(totals.sum, out, Add());
+  fold_lanes(totals.sum + kLanes, out + kLanes, Add());
+  A maxima[kLanes];
+  fold_lanes(totals.max, maxima, Largest());
+  for (int k = 0; k < kRowMaxima; ++k) out[kChangeMax + k] = maxima[k];
+}
 
-  A sums[kRowSums];
-  for (int k = 0; k < kRowSums; ++k) sums[k] = fold<kLanes>(totals.sum[k], Add());
-  A change_max = positions ? fold<kLanes>(totals.change_max, Largest()) : -__builtin_inff();
-  RowExtremes row = extremes.fold_lanes();
-  const bool recount = is_nan(sums[kBenignSq]) || is_nan(sums[kAdversarialSq]) || positions > Extremes<T>::kCapacity;
-  if (recount) {  // rare: see Extremes16
-    row.count = row.count_adv = 0;
-    for (int64_t s = 0; s < positions; ++s) row.count += to_float(z[s]) > 0, row.count_adv += to_float(z_adv[s]) > 0;
+// The rows of a tile; eight rows of results at a time become columns of the tile.
+template <typename T>
+NS_HD void long_rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>& tile) {
+  using A = accumulate_t<T>;
+  alignas(64) A rows[kLanes][kTileRows] = {};
+  for (int first = 0; first < in.channels; first += kLanes) {
+    const int count = in.channels - first < kLanes ? in.channels - first : kLanes;
+    for (int c = 0; c < count; ++c) {
+      const int64_t at = first + c;
+      row_statistics(in.z + at * in.stride, in.z_adv + at * in.stride_adv, positions, rows[c]);
+    }
+    transpose(rows[0], kTileRows, kTileRows, kLanes, &tile.row[0][first]);
   }
-  // Adding zero turns -0 into +0, so that the order of equal zeros does not show.
-  A benign_max = positions ? A(row.benign) + 0 : -__builtin_inff();
-  A adversarial_max = positions ? A(row.adversarial) + 0 : -__builtin_inff();
-  propagate_nan(sums, change_max, benign_max, adversarial_max);
-  for (int k = 0; k < kRowSums; ++k) out[k * stride] = sums[k];
-  out[kBenignPositive * stride] = A(row.count);
-  out[kAdversarialPositive * stride] = A(row.count_adv);
-  out[kChangeMax * stride] = change_max;
-  out[kBenignMax * stride] = benign_max;
-  out[kAdversarialMax * stride] = adversarial_max;
 }

@@ -1,16 +1,14 @@
 // Vectors as wide as the registers of one instruction set. Included inside that set's namespace by a
-// unit that has chosen its target (NS_AVX512, NS_AVX2 or neither); results do not depend on the width,
-// see row_kernel.h.
+// unit that has chosen its target (NS_AVX2 or none; AVX-512 uses its additional registers at the width of
+// AVX2); results do not depend on the width, see row_kernel.h.
 
-#if defined(NS_AVX512)
-constexpr int kVectorBytes = 64;
-#elif defined(NS_AVX2)
+#if defined(NS_AVX2)
 constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;
 #endif
 
-constexpr int kLanes = 16;  // accumulation lanes of a row, on every instruction set
+constexpr int kLanes = 8;  // accumulation lanes of a row, on every instruction set
 
 typedef float F32 __attribute__((vector_size(kVectorBytes)));
 typedef double F64 __attribute__((vector_size(kVectorBytes)));
@@ -32,6 +30,21 @@ struct Native<double> {
   using type = F64;
   using mask = I64;
   static constexpr int64_t kMagnitude = 0x7fffffffffffffffLL;
+};
+
+template <int bytes>
+struct Integer;
+template <>
+struct Integer<2> {
+  using type = int16_t;
+};
+template <>
+struct Integer<4> {
+  using type = int32_t;
+};
+template <>
+struct Integer<8> {
+  using type = int64_t;
 };
 
 template <typename A>
@@ -104,6 +117,24 @@ NS_HD E fold_vector(V v, Op op) {
   store(lanes, v);
   return fold<int(sizeof(V) / sizeof(E))>(lanes, op);
 }
+
+// Eight lanes of eight rows are folded to eight values: l with l + 4 first, then l + 2, l + 1.
+template <typename A, typename Op>
+NS_HD void fold_lanes(const A (*rows)[kLanes], A* out, Op op) {
+  typedef A V __attribute__((vector_size(8 * sizeof(A))));
+  using I = decltype(V{} > V{});
+  V x[4], y[2];
+  for (int i = 0; i < 4; ++i) {
+    const V a = load<V>(rows[i]), b = load<V>(rows[i + 4]);
+    x[i] = op(__builtin_shuffle(a, b, (I){0, 1, 2, 3, 8, 9, 10, 11}),
+              __builtin_shuffle(a, b, (I){4, 5, 6, 7, 12, 13, 14, 15}));
+  }
+  for (int i = 0; i < 2; ++i)
+    y[i] = op(__builtin_shuffle(x[2 * i], x[2 * i + 1], (I){0, 1, 8, 9, 4, 5, 12, 13}),
+              __builtin_shuffle(x[2 * i], x[2 * i + 1], (I){2, 3, 10, 11, 6, 7, 14, 15}));
+  store(out, op(__builtin_shuffle(y[0], y[1], (I){0, 2, 8, 10, 4, 6, 12, 14}),
+                __builtin_shuffle(y[0], y[1], (I){1, 3, 9, 11, 5, 7, 13, 15})));
+}
 struct Add {
   template <typename V>
   NS_HD V operator()(V a, V b) const {
@@ -125,17 +156,7 @@ struct Smallest {
 
 using VF = Vector<float>;
 using VD = Vector<double>;
-#if defined(NS_AVX512)
-NS_HD VF fused_multiply_add(VF a, VF b, VF c) { return {(F32)_mm512_fmadd_ps((__m512)a.v, (__m512)b.v, (__m512)c.v)}; }
-NS_HD VD fused_multiply_add(VD a, VD b, VD c) {
-  return {(F64)_mm512_fmadd_pd((__m512d)a.v, (__m512d)b.v, (__m512d)c.v)};
-}
-NS_HD VF larger(VF a, VF b) { return {(F32)_mm512_max_ps((__m512)a.v, (__m512)b.v)}; }
-NS_HD VD larger(VD a, VD b) { return {(F64)_mm512_max_pd((__m512d)a.v, (__m512d)b.v)}; }
-NS_HD I16 larger(I16 a, I16 b) { return (I16)_mm512_max_epi16((__m512i)a, (__m512i)b); }
-NS_HD U16 smaller(U16 a, U16 b) { return (U16)_mm512_min_epu16((__m512i)a, (__m512i)b); }
-NS_HD VF load_half(const Half* p) { return {(F32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
-#elif defined(NS_AVX2)
+#if defined(NS_AVX2)
 NS_HD VF fused_multiply_add(VF a, VF b, VF c) { return {(F32)_mm256_fmadd_ps((__m256)a.v, (__m256)b.v, (__m256)c.v)}; }
 NS_HD VD fused_multiply_add(VD a, VD b, VD c) {
   return {(F64)_mm256_fmadd_pd((__m256d)a.v, (__m256d)b.v, (__m256d)c.v)};
@@ -176,10 +197,7 @@ struct Wide {
     if constexpr (kCount == 1) {
       v[0] += VD{(F64)x.v};
     } else {
-#if defined(NS_AVX512)
-      v[0].v += (F64)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x.v));
-      v[1].v += (F64)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x.v, 1));
-#elif defined(NS_AVX2)
+#if defined(NS_AVX2)
       v[0].v += (F64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x.v));
       v[1].v += (F64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x.v, 1));
 #else

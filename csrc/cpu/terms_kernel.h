@@ -20,3 +20,9 @@ void add_terms(const Tile<accumulate_t<T>>& tile, int channels, int64_t position
   memcpy(mean, term[kBenignMean], size_t(channels) * sizeof(A));
   memcpy(mean_adv, term[kAdversarialMean], size_t(channels) * sizeof(A));
 }
+
+template <typename A>
+void add_frequencies(const A* mean, int64_t channels, A threshold, double* sum) {
+#pragma GCC ivdep
+  for (int64_t c = 0; c < channels; ++c) sum[c] += double(frequency_term(mean[c], threshold));
+}

@@ -10,7 +10,7 @@ NS_HD F8 load_eight(const BFloat16* x) {
   return (F8)(__builtin_convertvector(load<H8>(x), I8) << 16);
 }
 NS_HD F8 load_eight(const Half* x) {
-#if defined(NS_AVX512) || defined(NS_AVX2)
+#if defined(NS_AVX2)
   return (F8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)x));
 #else
   F8 v;

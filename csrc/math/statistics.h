@@ -196,12 +196,13 @@ NS_HD A sign(A x) {
   return x > 0 ? A(1) : x < 0 ? A(-1) : x;  // NaN and zero stay
 }
 
+// A distance that does not depend on z or z' by itself has the coefficient 0: infinity times 0 must not make NaN.
 template <typename A>
 NS_HD void element_gradient(bool signed_change, RowGradient<A> g, A z, A z_adv, A& grad, A& grad_adv) {
   const A d = z_adv - z;
   const A change = g.change * (signed_change ? sign(d) : d);
-  grad = fused_multiply_add(g.benign, z, -change);
-  grad_adv = fused_multiply_add(g.adversarial, z_adv, change);
+  grad = g.benign == 0 ? -change : fused_multiply_add(g.benign, z, -change);
+  grad_adv = g.adversarial == 0 ? change : fused_multiply_add(g.adversarial, z_adv, change);
 }
 
 }  // namespace neurosens

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from neurosens_fast.capture import evaluation_mode, parameters_device
+from neurosens_fast.capture import evaluation_mode, logits_of, parameters_device
 
 NORMS = ("linf", "l2")
 
@@ -98,10 +98,14 @@ class Attack(ABC):
     def _gradient(self, images: Tensor, labels: Tensor, extremes: tuple[int, int]) -> Tensor:
         """Gradient of the cross-entropy, summed over samples, for ``images``; nothing else is differentiated."""
         images = images.detach().requires_grad_(True)
-        logits = self.model(images)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != labels.shape[0]:
-            got = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"{self.attack} needs a model that returns logits [N, classes], got {got}")
+        output = self.model(images)
+        logits = logits_of(output, labels.shape[0])
+        if logits is None:
+            got = f"shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(
+                f"{self.attack} needs a model that returns logits [N, classes], got {got}; wrap the model in a module "
+                "that returns them"
+            )
         classes = logits.shape[1]
         if extremes[0] < 0 or extremes[1] >= classes:
             raise ValueError(

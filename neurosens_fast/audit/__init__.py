@@ -1,7 +1,17 @@
 """Every neuron's sensitivity, of any model, data and attack: ``audit(model, data, attack) -> AuditReport``."""
 
+from .masking import MaskingCurve, MaskingPoint, masking_curve
 from .report import AuditReport, LayerSummary, Neuron
 from .run import audit
 from .storage import ReportError
 
-__all__ = ["AuditReport", "LayerSummary", "Neuron", "ReportError", "audit"]
+__all__ = [
+    "AuditReport",
+    "LayerSummary",
+    "MaskingCurve",
+    "MaskingPoint",
+    "Neuron",
+    "ReportError",
+    "audit",
+    "masking_curve",
+]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neurosens_fast.capture import evaluation_mode
+from neurosens_fast.support.random_state import random_state
+
+__all__ = ["random_state", "untouched"]
 
 
 @contextmanager
@@ -21,12 +22,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
     fills the parameters' gradients, or a forward in training mode that moves batch-norm statistics.
     """
     parameters = [(parameter, parameter.grad, parameter.requires_grad) for parameter in model.parameters()]
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    held = [buffer for _, own in buffers for buffer in own.values() if buffer is not None]
+    values = [buffer.detach().clone() for buffer in held]
     try:
         with evaluation_mode(model):
             for parameter, _, _ in parameters:
@@ -37,28 +35,17 @@ def untouched(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
             if parameter.requires_grad != required:
                 parameter.requires_grad_(required)
-        for module, name, buffer, saved in buffers:
-            module._buffers[name] = buffer  # a forward may have put another tensor in its place
-            # Compared by value: batch norm does not count its writes, and a needless write would spoil a
-            # graph of the user's that waits for its backward pass.
-            if not torch.equal(buffer, saved):
-                with torch.no_grad():
-                    buffer.copy_(saved)
+        for place, own in buffers:
+            place.clear()  # a forward may have put other tensors there, or filled what was None
+            place.update(own)
+        for buffer, value in zip(held, values, strict=True):
+            _restore(buffer, value)
 
 
-@contextmanager
-def random_state(seed: int) -> Iterator[None]:
-    """Python's, numpy's and torch's global generators seeded inside, and back where they were afterwards."""
-    python, arrays, cpu = random.getstate(), numpy.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the global state itself
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    try:
-        random.seed(seed)
-        numpy.random.seed(seed % 2**32)  # noqa: NPY002 - the global state itself
-        torch.manual_seed(seed)
-        yield
-    finally:
-        random.setstate(python)
-        numpy.random.set_state(arrays)  # noqa: NPY002 - the global state itself
-        torch.set_rng_state(cpu)
-        if devices is not None:
-            torch.cuda.set_rng_state_all(devices)
+def _restore(buffer: Tensor, value: Tensor) -> None:
+    # Compared by value: batch norm does not count its writes, and a needless write would spoil a graph of the user's
+    # that waits for its backward pass.
+    if buffer.shape == value.shape and torch.equal(buffer, value):
+        return
+    with torch.no_grad():
+        buffer.resize_(value.shape).copy_(value)

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .storage import write_whole
+from .figure import LINE, MUTED, PEAK, figure_in
 
 if TYPE_CHECKING:
     from .report import AuditReport
 
 _UNITLESS = ("relative", "cosine", "active_share", "activation_frequency")
-_INK, _MUTED = "#22252a", "#6b7280"
-_LINE, _PEAK = "#0072b2", "#d55e00"  # from the Okabe-Ito set, safe for colour blindness
 _LEGEND_LAYERS = 18
 
 
 def plot(report: AuditReport, path: str | PathLike[str], by: str = "sensitivity") -> None:
-    """See :meth:`AuditReport.plot`. Uses its own Figure: pyplot and the chosen backend are not touched."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """See :meth:`AuditReport.plot`."""
     finite = {name: column[column.isfinite()] for name, column in report.metric(by).items()}
     values = {name: column.sort(descending=True).values for name, column in finite.items() if len(column)}
-    suffix = Path(path).suffix.lstrip(".").lower() or "png"
-    style: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": _MUTED,
-             "text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK}  # fmt: skip
-    with rc_context(style):
-        figure = Figure(figsize=(max(12.0, min(20.0, 6.5 + 0.35 * len(values))), 5.6), dpi=150, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
-        if suffix not in canvas.get_supported_filetypes():
-            known = ", ".join(sorted(canvas.get_supported_filetypes()))
-            raise ValueError(f"cannot draw a .{suffix} file; the suffix of {Path(path).name!r} must be one of {known}")
+    with figure_in(path, max(12.0, min(20.0, 6.5 + 0.35 * len(values))), 5.6) as figure:
         layers, neurons = figure.subplots(1, 2)
         if values:
             _draw_layers(layers, values, by)
@@ -45,9 +29,6 @@ def plot(report: AuditReport, path: str | PathLike[str], by: str = "sensitivity"
             for axes in (layers, neurons):
                 axes.text(0.5, 0.5, "no neuron with a finite value", ha="center", transform=axes.transAxes)
         figure.suptitle(_title(report, by), x=0.01, ha="left", fontsize=11)
-        stream = io.BytesIO()
-        figure.savefig(stream, format=suffix)
-    write_whole(path, stream.getvalue())
 
 
 def _title(report: AuditReport, by: str) -> str:
@@ -89,8 +70,8 @@ def _scale(axes: Any, values: dict[str, torch.Tensor]) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif bool((joined >= 0).all()):
-        axes.set_ylim(bottom=0)
-    axes.grid(axis="y", which="major", color=_MUTED, alpha=0.25)
+        axes.set_ylim(0, 1.05 * float(joined.max()) or 1.0)
+    axes.grid(axis="y", which="major", color=MUTED, alpha=0.25)
 
 
 def _draw_layers(axes: Any, values: dict[str, torch.Tensor], by: str) -> None:
@@ -99,15 +80,13 @@ def _draw_layers(axes: Any, values: dict[str, torch.Tensor], by: str) -> None:
     _scale(axes, values)
     floor = axes.get_ylim()[0] if axes.get_yscale() == "log" else -torch.inf
     bands = torch.stack([column.quantile(shares) for column in values.values()], dim=1).clamp(min=floor).tolist()
-    axes.fill_between(
-        places, bands[0], bands[3], color=_LINE, alpha=0.13, linewidth=0, label="5 to 95 % of the neurons"
-    )
-    axes.fill_between(places, bands[1], bands[2], color=_LINE, alpha=0.28, linewidth=0, label="25 to 75 %")
+    axes.fill_between(places, bands[0], bands[3], color=LINE, alpha=0.13, linewidth=0, label="5 to 95 % of the neurons")
+    axes.fill_between(places, bands[1], bands[2], color=LINE, alpha=0.28, linewidth=0, label="25 to 75 %")
     means = [float(column.mean()) for column in values.values()]
-    axes.plot(places, means, color=_LINE, marker="o", markersize=5, linewidth=2, label="mean of the layer")
+    axes.plot(places, means, color=LINE, marker="o", markersize=5, linewidth=2, label="mean of the layer")
     peaks = [float(column[0]) for column in values.values()]
     extreme = "most sensitive neuron" if by == "sensitivity" else "neuron with the largest value"
-    axes.plot(places, peaks, color=_PEAK, marker="^", markersize=5, linewidth=0, label=extreme)
+    axes.plot(places, peaks, color=PEAK, marker="^", markersize=5, linewidth=0, label=extreme)
     crowded = len(values) > 14
     axes.set_xticks(places, list(values), rotation=90 if crowded else 40, ha="center" if crowded else "right")
     if crowded:

@@ -64,8 +64,10 @@ class AuditReport:
 
     ``layers`` maps layer names to their totals in the order of execution. ``samples`` counts pairs,
     ``labelled`` those that entered the accuracies. ``model``, ``attack`` and ``data`` describe what was
-    audited, ``seeds`` and ``versions`` what to repeat it with. ``not_run`` names chosen layers that the
-    forward never reached.
+    audited, ``layer_choice`` the layers that were asked for, ``device``, ``dtype``, ``seeds`` and
+    ``versions`` what to repeat it with. ``not_run`` names chosen layers that the forward never reached,
+    ``skipped`` maps those of a group that cannot be measured to the reason, and ``functional`` lists
+    activation functions that no tap can reach.
     """
 
     layers: dict[str, LayerAudit]
@@ -76,9 +78,14 @@ class AuditReport:
     model: str
     attack: str
     data: tuple[str, ...]
+    layer_choice: str
+    device: str
+    dtype: str
     seeds: tuple[int, ...]
     versions: dict[str, str]
-    not_run: tuple[str, ...] = field(default=())
+    not_run: tuple[str, ...] = ()
+    functional: tuple[str, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return (
@@ -159,7 +166,7 @@ class AuditReport:
                     len(values),
                     entry.statistics.samples,
                     score=float(values.mean()),
-                    median=float(values.median()) if some else math.nan,
+                    median=float(values.quantile(0.5)) if some else math.nan,
                     maximum=float(values.max()) if some else math.nan,
                     most_sensitive=int(ops.topk_neurons(values, 1)[1]) if some else None,
                     dead=tuple(dead.get(name, ())),
@@ -228,7 +235,7 @@ class AuditReport:
 
         Raises ``ValueError`` naming the difference if model, attack, layers or their sizes differ.
         """
-        for what in ("model", "attack"):
+        for what in ("model", "attack", "dtype"):
             ours, theirs = getattr(self, what), getattr(other, what)
             if ours != theirs:
                 raise ValueError(f"cannot merge reports of different {what}s: {ours!r} and {theirs!r}")
@@ -258,11 +265,18 @@ class AuditReport:
             data=_union(self.data, other.data),
             seeds=_union(self.seeds, other.seeds),
             not_run=_union(self.not_run, other.not_run),
+            functional=_union(self.functional, other.functional),
+            skipped={**other.skipped, **self.skipped},
         )
 
 
 def _union(first: Iterable[_T], second: Iterable[_T]) -> tuple[_T, ...]:
     return tuple(dict.fromkeys((*first, *second)))
+
+
+def share_of(share: float, neurons: int) -> int:
+    """``share`` of ``neurons``, rounded up; 0.07 of 100 is 7, although ``0.07 * 100`` is a little more."""
+    return math.ceil(share * neurons - 1e-9)
 
 
 def _count(k: int | float, neurons: int) -> int:
@@ -271,7 +285,7 @@ def _count(k: int | float, neurons: int) -> int:
     if isinstance(k, float):
         if not 0 < k <= 1:
             raise ValueError(f"a share k must lie in (0, 1], got {k}; use an int for a count")
-        return min(neurons, max(1, math.ceil(k * neurons)))
+        return min(neurons, max(1, share_of(k, neurons)))
     if k < 0:
         raise ValueError(f"k must be at least 0, got {k}")
     return min(k, neurons)

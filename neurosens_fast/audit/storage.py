@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .report import AuditReport
 
 FORMAT = "neurosens-fast audit"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _T = TypeVar("_T")
 _KEY = "neurosens_fast"
@@ -83,9 +83,14 @@ def save(report: AuditReport, path: str | PathLike[str]) -> None:
         "model": report.model,
         "attack": report.attack,
         "data": list(report.data),
+        "layer_choice": report.layer_choice,
+        "device": report.device,
+        "dtype": report.dtype,
         "seeds": list(report.seeds),
         "versions": report.versions,
         "not_run": list(report.not_run),
+        "functional": list(report.functional),
+        "skipped": report.skipped,
     }
     header[_CHECKSUM] = _checksum(header, tensors)
     write_whole(path, serialise(tensors, {_KEY: json.dumps(header)}))
@@ -157,18 +162,22 @@ def _report(header: dict[str, Any], tensors: dict[str, Tensor]) -> AuditReport:
         layers[name] = LayerAudit(_typed(row["module_type"], str), axis, shape, totals)
     if tensors or len(layers) != len(header["layers"]):
         raise ValueError("its layers do not match its tensors")
-    counts = {key: _natural(header[key]) for key in ("samples", "labelled", "correct_benign", "correct_adversarial")}
+    counts: Any = {
+        key: _natural(header[key]) for key in ("samples", "labelled", "correct_benign", "correct_adversarial")
+    }
+    texts: Any = {key: _typed(header[key], str) for key in ("model", "attack", "layer_choice", "device", "dtype")}
     if max(counts["correct_benign"], counts["correct_adversarial"]) > counts["labelled"]:
         raise ValueError("more samples are classified correctly than are labelled")
     return AuditReport(
         layers=layers,
         **counts,
-        model=_typed(header["model"], str),
-        attack=_typed(header["attack"], str),
-        data=tuple(_typed(item, str) for item in header["data"]),
+        **texts,
+        data=_texts(header["data"]),
         seeds=tuple(_typed(item, int) for item in header["seeds"]),
-        versions={_typed(key, str): _typed(value, str) for key, value in header["versions"].items()},
-        not_run=tuple(_typed(item, str) for item in header["not_run"]),
+        versions=_texts_by_name(header["versions"]),
+        not_run=_texts(header["not_run"]),
+        functional=_texts(header["functional"]),
+        skipped=_texts_by_name(header["skipped"]),
     )
 
 
@@ -182,6 +191,14 @@ def _typed(value: Any, kind: type[_T]) -> _T:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"expected {kind.__name__}, got {value!r:.80}")
     return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(_typed(item, str) for item in _typed(value, list))
+
+
+def _texts_by_name(value: Any) -> dict[str, str]:
+    return {_typed(key, str): _typed(item, str) for key, item in _typed(value, dict).items()}
 
 
 def _natural(value: Any) -> int:

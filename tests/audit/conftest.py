@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from neurosens_fast.attacks import FGSM
 from neurosens_fast.audit import AuditReport, audit
 
+MEASURED = ["convolutions", "norms", "linear", "activations"]
+
 
 def build() -> Any:
     """Convolution, batch norm, ReLU with a dead and a never-moving neuron, linear; in training mode."""
@@ -41,4 +43,4 @@ def data() -> tuple[Tensor, Tensor]:
 def report(data: tuple[Tensor, Tensor]) -> AuditReport:
     """An audit of :func:`build` under FGSM; tests do not change it."""
     model = build()
-    return audit(model, data, FGSM(model, eps=0.1), batch_size=5, seed=3, data_description="random images")
+    return audit(model, data, FGSM(model, eps=0.1), MEASURED, batch_size=5, seed=3, data_description="random images")

@@ -9,10 +9,12 @@ import matplotlib.image
 import numpy
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from neurosens_fast.attacks import FGSM
 from neurosens_fast.audit import AuditReport, audit
+from neurosens_fast.audit.plot import _scale
 from neurosens_fast.statistics import METRICS
 
 
@@ -47,7 +49,7 @@ def test_metrics_with_negative_values_or_without_units(report: AuditReport, tmp_
 
 def test_many_layers(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     model = nn.Sequential(nn.Flatten(), *(nn.Linear(36, 36) for _ in range(40)))
-    audit(model, data, FGSM(model)).plot(tmp_path / "deep.png")
+    audit(model, data, FGSM(model), "linear").plot(tmp_path / "deep.png")
     drawn(tmp_path / "deep.png")
 
 
@@ -68,3 +70,10 @@ def test_refusals(report: AuditReport, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown metric 'beauty'"):
         report.plot(tmp_path / "a.png", by="beauty")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_linear_axis_shows_the_largest_value() -> None:
+    axes = Figure().subplots()
+    _scale(axes, {"layer": torch.tensor([1.5, 1.0, 0.4])})
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > 1.5

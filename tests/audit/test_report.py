@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from neurosens_fast.audit import AuditReport, ReportError
+from neurosens_fast.audit.report import share_of
 from neurosens_fast.statistics import METRICS
 
 
@@ -99,3 +100,8 @@ def test_descriptions(report: AuditReport) -> None:
     assert (report.data, report.seeds, report.not_run) == (("random images",), (3,), ())
     assert report.versions["torch"] == str(torch.__version__)
     assert repr(report) == "AuditReport(Sequential, 460 parameters; FGSM(eps=0.1); 4 layers, 22 neurons, 17 samples)"
+
+
+def test_shares_are_rounded_up_but_not_by_rounding_errors() -> None:
+    assert [share_of(share, 100) for share in (0.07, 0.14, 0.28, 0.55, 0.071)] == [7, 14, 28, 55, 8]
+    assert share_of(0.001, 10) == 1

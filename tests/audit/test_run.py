@@ -15,6 +15,7 @@ from neurosens_fast.attacks import FGSM, PGD
 from neurosens_fast.audit import AuditReport, audit
 
 Data = tuple[Tensor, Tensor]
+MEASURED = ["convolutions", "norms", "linear", "activations"]
 
 
 def float64_sensitivity(model: nn.Module, benign: Tensor, adversarial: Tensor, name: str) -> Tensor:
@@ -31,7 +32,7 @@ def float64_sensitivity(model: nn.Module, benign: Tensor, adversarial: Tensor, n
 
 def test_equals_hook_and_store_with_uneven_batches(model: Any, data: Data) -> None:
     attack = FGSM(model, eps=0.1)
-    report = audit(model, data, attack, batch_size=16)
+    report = audit(model, data, attack, MEASURED, batch_size=16)
     adversarial = attack(*data)
     assert list(report.sensitivity) == ["0", "1", "2", "4"]
     for name, value in report.sensitivity.items():
@@ -84,10 +85,10 @@ def test_merge_refuses_what_differs(report: AuditReport, model: Any, data: Data)
     with pytest.raises(ValueError, match=r"different attacks: 'FGSM\(eps=0.1\)' and 'FGSM\(eps=0.2\)'"):
         report.merge(audit(model, data, FGSM(model, eps=0.2)))
     with pytest.raises(ValueError, match=r"different layers; not the same in both: 0, 1, 2$"):
-        report.merge(audit(model, data, FGSM(model, eps=0.1), ["4"]))
+        report.merge(audit(model, data, FGSM(model, eps=0.1), "linear"))
     other = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
     with pytest.raises(ValueError, match="different models: 'Sequential, 460 parameters'"):
-        report.merge(audit(other, data, FGSM(other, eps=0.1)))
+        report.merge(audit(other, data, FGSM(other, eps=0.1), "all"))
 
 
 def test_tuple_and_dict_inputs_and_any_callable() -> None:
@@ -101,8 +102,8 @@ def test_tuple_and_dict_inputs_and_any_callable() -> None:
 
     x, mask, y = torch.rand(5, 4), torch.ones(5, 4), torch.zeros(5, dtype=torch.int64)
     model = Masked()
-    tuples = audit(model, [((x, mask), y)], lambda inputs, labels: (inputs[0] + 1, inputs[1]))
-    dicts = audit(model, [({"x": x, "mask": mask}, y)], lambda inputs, labels: {**inputs, "x": inputs["x"] + 1})
+    tuples = audit(model, [((x, mask), y)], lambda inputs, labels: (inputs[0] + 1, inputs[1]), "linear")
+    dicts = audit(model, [({"x": x, "mask": mask}, y)], lambda inputs, labels: {**inputs, "x": inputs["x"] + 1}, "lin*")
     expected = model.linear.weight.sum(1).abs().double()
     torch.testing.assert_close(tuples.sensitivity["linear"], expected.detach(), rtol=1e-5, atol=1e-6)
     assert torch.equal(tuples.sensitivity["linear"], dicts.sensitivity["linear"])
@@ -172,7 +173,7 @@ def test_no_trace_after_an_exception(error: BaseException, model: Any, data: Dat
     with pytest.raises(type(error)):
         audit(model, failing(), FGSM(model))
     assert traces(model) == before
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"fails on inputs .* in layer '0'"):
         audit(model, (data[0].expand(-1, 2, -1, -1), data[1]), lambda x, y: x)
     assert traces(model) == before
 
@@ -181,11 +182,67 @@ def test_the_attacks_own_forwards_are_not_measured(model: Any, data: Data) -> No
     assert audit(model, data, PGD(model, steps=5), ["0"]).layers["0"].statistics.samples == 17
 
 
+def test_an_attack_that_writes_its_input_spoils_nothing(model: Any, data: Data) -> None:
+    def in_place(x: Tensor, y: Tensor) -> Tensor:
+        x.requires_grad_()
+        nn.functional.cross_entropy(model(x), y).backward()
+        y.zero_()
+        return x.detach().add_(0.1)
+
+    images, labels = data[0].clone(), data[1].clone()
+    report = audit(model, [(images, labels)], in_place, ["0"])
+    assert torch.equal(images, data[0])
+    assert torch.equal(labels, data[1])
+    assert (images.requires_grad, images.grad) == (False, None)
+    expected = audit(model, data, lambda x, y: x + 0.1, ["0"])
+    torch.testing.assert_close(report.sensitivity["0"], expected.sensitivity["0"])
+
+
+def test_buffers_that_a_forward_fills_or_resizes(data: Data) -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(36, 4)
+            self.register_buffer("cache", None)
+            self.register_buffer("sizes", torch.zeros(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.cache = x.detach()
+            sizes: Any = self.sizes
+            sizes.resize_(5).fill_(1)
+            return self.linear(x.flatten(1))
+
+    caching = Caching()
+    assert audit(caching, data, lambda x, y: x + 0.1, "linear").samples == 17
+    assert caching.state_dict().keys() == {"linear.weight", "linear.bias", "sizes"}
+    assert caching.state_dict()["sizes"].tolist() == [0, 0]
+
+
+def test_logits_by_name_and_models_without_any(data: Data) -> None:
+    class Named(nn.Module):
+        def __init__(self, classes: int) -> None:
+            super().__init__()
+            self.linear = nn.Linear(36, classes)
+
+        def forward(self, x: Tensor) -> Any:
+            logits = self.linear(x.flatten(1))
+            return {"features": logits * 0, "logits": logits}
+
+    named = Named(4)
+    report = audit(named, data, lambda x, y: x, "linear")
+    right = int((named.linear(data[0].flatten(1)).argmax(1) == data[1]).sum())
+    assert (report.labelled, report.correct_benign) == (17, right)
+    assert PGD(named, steps=1)(*data).shape == data[0].shape
+    assert audit(Named(1), data, lambda x, y: x, "linear").labelled == 0, "one number is no choice of a class"
+
+
 def test_layers_that_never_run(model: Any, data: Data) -> None:
     model[2].spare = nn.Linear(2, 2)
-    assert audit(model, data, FGSM(model)).not_run == ("2.spare",)
+    assert audit(model, data, FGSM(model), "linear").not_run == ("2.spare",)
     with pytest.raises(ValueError, match=r"layer '2.spare' did not run in the model's forward; leave it out"):
         audit(model, data, FGSM(model), ["0", "2.spare"])
+    with pytest.raises(ValueError, match="layer '2#3' did not run"):
+        audit(model, data, FGSM(model), ["2#1", "2#3"])
 
 
 @pytest.mark.parametrize(
@@ -201,7 +258,7 @@ def test_layers_that_never_run(model: Any, data: Data) -> None:
         ({"data": [(torch.rand(3, 1, 6, 6), torch.zeros(2))]}, ValueError, "3 inputs and labels of shape .2."),
         ({"data": (torch.rand(3, 1, 6, 6), torch.zeros(2))}, ValueError, "of data differ in length"),
         ({"attack": lambda x, y: x[:1]}, ValueError, "differ in shape"),
-        ({"attack": lambda x, y: None}, TypeError, "got NoneType"),
+        ({"attack": lambda x, y: None}, TypeError, "the attack returned a NoneType; it must return inputs"),
         ({"max_samples": 0}, ValueError, "max_samples must be a whole number of at least 1, got 0"),
         ({"batch_size": 1.5}, ValueError, "batch_size must be a whole number"),
     ],

@@ -101,7 +101,7 @@ def test_a_faithful_rewrite_loads(content: bytes, report: AuditReport, tmp_path:
     ("changes", "message"),
     [
         ({"format": "other"}, "not an audit report"),
-        ({"format_version": 2}, "report format 2, this package reads format 1"),
+        ({"format_version": 3}, "report format 3, this package reads format 2"),
         ({"sums": ["sensitivity"]}, "keeps other statistics"),
         ({"samples": -1}, "not a valid report: ValueError: expected a count, got -1"),
         ({"samples": "17"}, "not a valid report: TypeError: expected int, got '17'"),
@@ -110,7 +110,7 @@ def test_a_faithful_rewrite_loads(content: bytes, report: AuditReport, tmp_path:
         ({"layers": []}, "its layers do not match its tensors"),
         ({"layers": None}, "not a valid report"),
         ({"layers": [{"name": "x"}]}, "not a valid report: KeyError: 'neurons'"),
-        ({"versions": []}, "not a valid report: AttributeError"),
+        ({"versions": []}, "not a valid report: TypeError: expected dict"),
         ({"model": ...}, "not a valid report: KeyError: 'model'"),
     ],
 )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from neurosens_fast.capture import Taps, default_layers, find_layers
+from neurosens_fast.capture import Taps, paired_forward, select_layers
 from neurosens_fast.models import DigitsCNN
+
+MEASURED = ["convolutions", "norms", "linear", "activations"]
 
 
 def network() -> Any:
@@ -48,9 +52,9 @@ def stored(model: nn.Module, inputs: Tensor, names: list[str]) -> dict[str, Tens
 
 def test_equal_to_hook_and_store_over_uneven_batches() -> None:
     model = network()
-    names = default_layers(model)
+    taps = Taps(model, MEASURED)
+    names = list(taps.selection.modules)
     assert names == ["0", "1", "2", "4", "5"]
-    taps = Taps(model, names)
     batches = [pair(4), pair(7), pair(1)]
     for benign, adversarial in batches:
         with taps, torch.no_grad():
@@ -86,7 +90,7 @@ def test_outputs_and_hooks_are_as_before_also_after_an_exception() -> None:
     kept = model[0].register_forward_hook(lambda module, args, output: None)
     batch = torch.cat(pair())
     expected = model(batch)
-    with Taps(model) as taps:
+    with Taps(model, MEASURED) as taps:
         assert torch.equal(model(batch), expected)
     with pytest.raises(ZeroDivisionError), taps:
         raise ZeroDivisionError
@@ -137,7 +141,7 @@ def test_channel_follows_the_producer_and_can_be_overridden() -> None:
 
     batch = torch.rand(4, 2, 6)
     model = Mixed()
-    with Taps(model) as taps:
+    with Taps(model, MEASURED) as taps:
         model(batch)
     assert {name: (row.channel_dim, row.statistics.neurons) for name, row in taps.rows.items()} == {
         "conv": (1, 3),
@@ -145,12 +149,49 @@ def test_channel_follows_the_producer_and_can_be_overridden() -> None:
         "linear": (-1, 4),
         "act2": (-1, 4),
     }
-    with Taps(model, ["act2"], {"act2": 1}) as alone:
+    with Taps(model, ["act2"], {"act*": 1}) as alone:
         model(batch)
     assert alone.statistics["act2"].neurons == 3
     with Taps(model, ["act2"]) as untold:
         model(batch)
     assert untold.statistics["act2"].neurons == 4, "the producer counts even where it is not tapped"
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses to read a value off the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default), func
+        return func(*args, **(kwargs or {}))
+
+
+def test_taps_never_wait_for_the_device(device: str) -> None:
+    model = network().to(device)
+    benign, adversarial = (half.to(device) for half in pair())
+    taps = Taps(model, MEASURED)
+    for _ in range(2):
+        with NoWaiting(), taps:
+            paired_forward(model, benign, adversarial)
+    assert taps.statistics["5"].samples == 8
+    with pytest.raises(AssertionError), NoWaiting():
+        bool(benign.sum() > 0)
+
+
+def test_taps_keep_no_activation_alive() -> None:
+    """When a layer's output is there, that of two layers before is gone."""
+    model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(6)))
+    alive: list[weakref.ref[Tensor]] = []
+
+    def watch(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        assert all(reference() is None for reference in alive[:-1])
+        alive.append(weakref.ref(output))
+
+    with Taps(model, "linear") as taps:
+        for module in model:
+            module.register_forward_hook(watch)
+        paired_forward(model, torch.rand(2, 3), torch.rand(2, 3))
+    assert len(taps.rows) == len(alive) == 6
+    assert all(reference() is None for reference in alive)
 
 
 def test_totals_made_under_inference_mode_can_be_added_to_later() -> None:
@@ -165,7 +206,7 @@ def test_totals_made_under_inference_mode_can_be_added_to_later() -> None:
 
 def test_unknown_layer_lists_the_closest() -> None:
     with pytest.raises(ValueError, match="no layer 'rellu2'; closest: relu2"):
-        find_layers(DigitsCNN(), ["conv1", "rellu2"])
+        select_layers(DigitsCNN(), ["conv1", "rellu2"])
     with pytest.raises(ValueError, match="its layers begin conv1, bn1"):
         Taps(DigitsCNN(), ["zzz"])
     with pytest.raises(ValueError, match=r"channel_dims names 'conv1', .* closest: conv2"):
@@ -194,7 +235,9 @@ class Emits(nn.Module):
 @pytest.mark.parametrize(
     ("output", "error", "message"),
     [
-        (lambda x: (x, x), TypeError, "layer 'odd' puts out a tuple, not a tensor; tap a module inside it"),
+        (lambda x: None, TypeError, "layer 'odd' puts out a NoneType, not a tensor; tap a module inside it"),
+        (lambda x: (), TypeError, "layer 'odd' puts out a tuple, not a tensor"),
+        (lambda x: {"hidden": (x.long(), x)}, TypeError, "layer 'odd' puts out torch.int64.*leave it out"),
         (lambda x: x.long(), TypeError, "layer 'odd' puts out torch.int64.*leave it out"),
         (lambda x: x[:, 0], ValueError, r"layer 'odd' puts out shape \[4\], which has no channel axis"),
         (lambda x: x.transpose(0, 1), ValueError, "layer 'odd' puts out 3 rows for 2 pairs .4 expected."),

@@ -130,6 +130,19 @@ def test_gradient_is_zero_where_there_is_none(shape: tuple[int, ...], device: st
         assert bool((gradient[:, 1] == 0).all())
 
 
+@pytest.mark.parametrize("norm", ops.NORMS)
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
+def test_gradient_of_rows_that_are_not_finite(norm: int | str, memory: str, device: str) -> None:
+    """As in the reference: an infinite change has a sign, and no other channel sees it."""
+    z, z_adv = make_pair(Case("", (2, 3, 4, 4), memory=memory), torch.float32, device)
+    z[0, 0, 1, 1], z_adv[1, 1, 0, 0] = torch.inf, torch.nan
+    weights = torch.ones(3, device=device)
+    wanted = reference.neuron_sensitivity_backward(weights, z, z_adv, norm, 1)
+    for gradient, want in zip(gradients(z, z_adv, norm, weights, 1), wanted, strict=True):
+        torch.testing.assert_close(gradient, want, equal_nan=True)
+        assert bool(gradient[:, 2].isfinite().all())
+
+
 def test_only_the_wanted_gradient(device: str) -> None:
     z, z_adv = make_pair(Case("", (2, 3, 5)), torch.float32, device)
     z_adv.requires_grad_()

@@ -1,4 +1,4 @@
-"""A small network to try things on, and the wrapper for networks that want normalised input."""
+"""The wrapper for networks that want normalised input, and the usual normalisations by name."""
 
 from __future__ import annotations
 
@@ -8,38 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neurosens_fast.support.messages import did_you_mean
 
-class DigitsCNN(nn.Module):
-    """Three convolutions with batch norm and ReLU, then two linear layers, for digits ``[N, 1, 8, 8]``.
-
-    Returns logits ``[N, classes]``. About 58,000 parameters; learns scikit-learn's digits to 99 % in
-    seconds on a CPU. Every activation is a module with a name of its own.
-    """
-
-    def __init__(self, classes: int = 10) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(16, 32, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(32)
-        self.relu2 = nn.ReLU()
-        self.pool2 = nn.MaxPool2d(2)
-        self.conv3 = nn.Conv2d(32, 64, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(64)
-        self.relu3 = nn.ReLU()
-        self.pool3 = nn.MaxPool2d(2)
-        self.fc4 = nn.Linear(64 * 2 * 2, 128)
-        self.relu4 = nn.ReLU()
-        self.logits = nn.Linear(128, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[N, classes]`` of images ``[N, 1, 8, 8]``."""
-        x = self.relu1(self.bn1(self.conv1(images)))
-        x = self.pool2(self.relu2(self.bn2(self.conv2(x))))
-        x = self.pool3(self.relu3(self.bn3(self.conv3(x))))
-        logits: Tensor = self.logits(self.relu4(self.fc4(x.flatten(1))))
-        return logits
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "mnist": ((0.1307,), (0.3081,)),
+}
+"""Name -> mean and standard deviation per channel of the training images in [0, 1], as they are in general use."""
 
 
 class Normalized(nn.Module):
@@ -73,3 +49,29 @@ class Normalized(nn.Module):
             raise ValueError(f"mean and std hold {channels} channels, the input is {list(x.shape)}")
         shape = (1, -1, *(1,) * (x.dim() - 2))
         return self.model((x - self.mean.to(x.dtype).view(shape)) / self.std.to(x.dtype).view(shape))
+
+
+def normalized(model: nn.Module, text: str) -> Normalized:
+    """``model`` behind the normalisation that ``text`` means: a name of :data:`NORMALIZATIONS`, or ``MEAN/STD``.
+
+    ``0.5/0.25`` stands for every channel, ``0.485,0.456,0.406/0.229,0.224,0.225`` for three. Raises ``ValueError``
+    for anything else.
+    """
+    mean, std = parse_normalization(text)
+    return Normalized(model, mean, std)
+
+
+def parse_normalization(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel; see :func:`normalized`."""
+    if text.strip().lower() in NORMALIZATIONS:
+        return NORMALIZATIONS[text.strip().lower()]
+    form = f"give {', '.join(NORMALIZATIONS)} or MEAN/STD such as 0.5/0.25 or 0.485,0.456,0.406/0.229,0.224,0.225"
+    mean, slash, std = text.partition("/")
+    if not slash:
+        raise ValueError(f"unknown normalisation {text!r}; {form}{did_you_mean(text, NORMALIZATIONS)}")
+    try:
+        numbers = [tuple(float(part) for part in side.split(",")) for side in (mean, std)]
+        Normalized(nn.Identity(), *numbers)  # its checks of lengths and signs
+    except ValueError as error:
+        raise ValueError(f"normalisation {text!r} does not do ({error}); {form}") from error
+    return numbers[0], numbers[1]

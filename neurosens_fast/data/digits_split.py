@@ -1,4 +1,4 @@
-"""Data sets, as tensors in [0, 1]."""
+"""scikit-learn's digits, split in two."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from neurosens_fast.support.packages import import_package
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,7 @@ def digits(seed: int = 0, test_share: float = 0.3) -> Split:
     """
     if not 0 < test_share < 1:
         raise ValueError(f"test_share must lie between 0 and 1, got {test_share}")
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the digits come with scikit-learn; type: pip install scikit-learn") from error
-    bunch = load_digits()
+    bunch = import_package("sklearn.datasets", "the digits need").load_digits()
     images = torch.tensor(bunch.images, dtype=torch.float32).div_(16).unsqueeze(1)
     labels = torch.tensor(bunch.target, dtype=torch.int64)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))

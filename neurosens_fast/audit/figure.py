@@ -1,0 +1,44 @@
+"""How every picture of a report looks, and how it gets into a file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .storage import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, MUTED = "#22252a", "#6b7280"
+LINE, PEAK = "#0072b2", "#d55e00"  # from the Okabe-Ito set, safe for colour blindness
+
+
+@contextmanager
+def figure_in(path: str | PathLike[str], width: float, height: float) -> Iterator[Figure]:
+    """A figure of ``width`` by ``height`` inches to draw on; written to ``path`` at the end, whole or not at all.
+
+    It is a Figure of its own: pyplot and the chosen backend are not touched. Raises ``ValueError`` for a format that
+    the suffix of ``path`` names and matplotlib does not have, before anything is drawn.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    suffix = Path(path).suffix.lstrip(".").lower() or "png"
+    style: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": MUTED,
+             "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}  # fmt: skip
+    with rc_context(style):
+        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        if suffix not in canvas.get_supported_filetypes():
+            known = ", ".join(sorted(canvas.get_supported_filetypes()))
+            raise ValueError(f"cannot draw a .{suffix} file; the suffix of {Path(path).name!r} must be one of {known}")
+        yield figure
+        stream = io.BytesIO()
+        figure.savefig(stream, format=suffix)
+    write_whole(path, stream.getvalue())

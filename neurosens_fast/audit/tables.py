@@ -1,0 +1,161 @@
+"""A report as tables that fit 80 columns, and what a reader should know about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from neurosens_fast import ops
+from neurosens_fast.capture import FUNCTIONAL_MEND
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .report import AuditReport
+
+_BAR = 11
+_SHORT_NAME = 14
+_WIDEST_TYPE = 12
+_WIDEST_HEADER = 11
+_NAMED = 6
+"""How many names a note lists before it says how many more there are."""
+
+
+def text_table(title: str, first: str, names: Iterable[str], others: tuple[str, ...]) -> Table:
+    """An empty rich table that fits 80 columns: ``first`` is the column of ``names``, ``others`` hold numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+        caption_justify="left",
+    )
+    table.add_column(first, overflow="fold", min_width=min(_SHORT_NAME, max(map(len, names), default=0)))
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def layer_table(report: AuditReport, by: str = "sensitivity", layer: str | None = None) -> Table:
+    """Metric ``by`` of every layer (or one) as a rich table, with a bar for its mean over the layer's neurons."""
+    from rich.text import Text
+
+    values = {name: column for name, column in report.metric(by).items() if layer in (None, name)}
+    title = f"{_words(by).capitalize()} of each layer, in the order of execution"
+    if layer is not None:
+        title = f"{_words(by).capitalize()} of one layer"
+    numbers = ("type", "neurons", "dead", "mean", "largest", "of neuron")
+    table = text_table(title, "layer", values, numbers)
+    table.columns[1].justify = "left"
+    table.columns[1].max_width = _WIDEST_TYPE
+    table.add_column("", no_wrap=True)
+    length = _BAR if all(len(name) <= _SHORT_NAME for name in values) else 0  # long names need the space
+    dead = report.dead()
+    means = {name: float(column.mean()) for name, column in values.items()}
+    highest = max((mean for mean in means.values() if math.isfinite(mean)), default=0.0)
+    for name, column in values.items():
+        mean, some = means[name], len(column) > 0
+        bar = "█" * round(length * mean / highest) if highest > 0 and 0 < mean < math.inf else ""
+        table.add_row(
+            Text(name),
+            report.layers[name].module_type,
+            str(len(column)),
+            str(len(dead[name])) if name in dead else "-",
+            number(mean),
+            number(float(column.max())) if some else "-",
+            str(int(ops.topk_neurons(column, 1)[1])) if some else "-",
+            Text(bar, style="blue"),
+        )
+    return table
+
+
+def neuron_table(report: AuditReport, k: int | float, by: str = "sensitivity", layer: str | None = None) -> Table:
+    """The ``k`` neurons with the largest metric ``by`` as a rich table, with their rank inside the layer.
+
+    ``k`` and ``layer`` are those of ``AuditReport.top``, and so are the errors.
+    """
+    from rich.text import Text
+
+    shown = ("relative_l1", "mean_activation_benign", "mean_activation_adversarial")
+    columns = {name: report.metric(name) for name in shown}
+    neurons = report.top(k, by=by, layer=layer)
+    inside: dict[tuple[str, int], int] = {}
+    for name in {neuron.layer for neuron in neurons}:
+        inside.update({(name, place.neuron): place.rank for place in report.top(1.0, by=by, layer=name)})
+    header = _words(by) if len(by) <= _WIDEST_HEADER else "value"
+    numbers = ("neuron", "in its layer", header, "relative", "benign", "adversarial")
+    title = f"The {counted(len(neurons), 'neuron')} with the largest {_words(by)}"
+    table = text_table(title, "layer", [neuron.layer for neuron in neurons], numbers)
+    for row in neurons:
+        place = f"{inside[row.layer, row.neuron]} of {len(columns[shown[0]][row.layer])}"
+        extra = [number(float(columns[name][row.layer][row.neuron]), 3) for name in shown]
+        table.add_row(Text(row.layer), str(row.neuron), place, number(row.value), *extra)
+    table.caption = Text("relative: change / size; benign, adversarial: mean activation", style="dim")
+    return table
+
+
+def report_notes(report: AuditReport) -> list[str]:
+    """What a reader of the tables should know, one sentence each: neurons and layers that are not what they seem."""
+    notes: list[str] = []
+    nonfinite, dead = report.nonfinite(), report.dead()
+    if nonfinite:
+        total = sum(map(len, nonfinite.values()))
+        places = _few(f"{name} {_few(map(str, neurons))}" for name, neurons in nonfinite.items())
+        notes.append(f"NaN or infinite: {counted(total, 'neuron')}, {places}")
+    if dead:
+        total = sum(map(len, dead.values()))
+        places = _few(f"{name} {len(neurons)}" for name, neurons in dead.items())
+        notes.append(f"dead, 0 for every sample: {total:,} of {counted(report.neurons, 'neuron')}, {places}")
+    if report.functional:
+        notes.append(f"functions cannot be tapped: {_few(report.functional)}; {FUNCTIONAL_MEND}")
+    notes += [f"left out {line}" for line in by_reason(report.skipped)]
+    if report.not_run:
+        notes.append(f"never ran as modules: {_few(report.not_run)}")
+    if report.samples and not report.labelled:
+        notes.append("accuracy is unknown, as the model puts out no logits [N, classes]")
+    return notes
+
+
+def accuracies(report: AuditReport) -> str:
+    """Clean and adversarial accuracy in percent, or that they are unknown."""
+    if not report.labelled:
+        return "unknown"
+    return f"{report.clean_accuracy:.1%} clean, {report.adversarial_accuracy:.1%} adversarial"
+
+
+def by_reason(reasons: Mapping[str, str]) -> list[str]:
+    """``names: reason`` once for each reason of layers that cannot be tapped, without the mend behind its semicolon."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        clause = reason.partition(";")[0].removeprefix(f"layer {name.partition('#')[0]!r}").lstrip(" :")
+        names.setdefault(clause, []).append(name)
+    return [f"{_few(group)}: {clause}" for clause, group in names.items()]
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number in about eight characters: ``0.1234``, ``1.2e-05``, ``4.6e+04``."""
+    if value == 0 or 1e-3 <= abs(value) < 1e4 or not math.isfinite(value):
+        return f"{value:.{digits}f}"
+    return f"{value:.1e}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 layer``, ``2,345 layers``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _few(names: Iterable[str]) -> str:
+    every = list(names)
+    more = len(every) - _NAMED
+    return ", ".join(every[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,130 @@
+"""``neurosens-fast audit``: any model, data and attack; every neuron's sensitivity."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from .options import GROUPS, AttackOptions, DataOptions, ModelOptions, OutputOptions, RunOptions
+from .output import OutputFolder, print_facts, print_notes, standard_output
+from .parsing import axes, listed
+
+REPORT = "audit.safetensors"
+FILES = (REPORT, "neurons.csv", "sensitivity.png")
+
+
+def run(
+    *,
+    model: ModelOptions,
+    data: DataOptions,
+    attack: AttackOptions,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layers",
+            metavar="TEXT",
+            help=f"{GROUPS}, a name as in layer1.0.relu, or a glob as in 'layer1.*'. Several with commas, or by "
+            "giving the option again. Default: activations.",
+            rich_help_panel="Layers",
+        ),
+    ] = None,
+    channel_dim: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--channel-dim",
+            metavar="NAME=AXIS",
+            help="Channel axis of layers where the usual one is wrong, as in 'blocks.*=-1'. Can be given again.",
+            rich_help_panel="Layers",
+        ),
+    ] = None,
+    computing: RunOptions,
+    output: OutputOptions,
+    top: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="How many of the most sensitive neurons to print.", rich_help_panel="Output"
+        ),
+    ] = 15,
+) -> None:
+    """Measure how strongly every neuron of a model reacts to an attack.
+
+    Benign and attacked inputs run through the model together; every chosen
+    layer is read once. Three files are written to DIR:
+
+    [bold]audit.safetensors[/]  the report, for neurosens-fast show
+    [bold]neurons.csv[/]        one row per neuron: every metric and its rank
+    [bold]sensitivity.png[/]    each layer, and its sorted neurons
+
+    A network that neurosens-fast demo trained:
+
+    [bold]neurosens-fast audit --model digits-cnn --data digits --eps 0.15 \\
+        --weights demo-output/model.safetensors --out run1[/]
+
+    Images in folders, one per class; all convolutions of a model of torchvision:
+
+    [bold]neurosens-fast audit --model torchvision:resnet50 --normalize imagenet \\
+        --weights resnet50.pth --data imagefolder:val@224 \\
+        --layers convolutions --max-samples 1000 --out run2[/]
+
+    Your own code; model.py holds def build(), data.py holds def load():
+
+    [bold]neurosens-fast audit --model model.py:build --data data.py:load --out run3[/]
+    """
+    from neurosens_fast.audit import audit
+    from neurosens_fast.audit.tables import accuracies, counted, layer_table, neuron_table, report_notes
+    from neurosens_fast.capture import Taps
+
+    from .prepare import prepare
+
+    chosen = listed(layers or ()) or ["activations"]
+    channels = axes(channel_dim or ())
+    folder = OutputFolder(output.out, FILES, output.overwrite)
+    found: dict[str, int] = {}
+    subject = prepare(
+        model,
+        data,
+        attack,
+        computing,
+        lambda network: found.update(modules=len(Taps(network, chosen, channels).selection.modules)),
+    )
+    console = standard_output(output.quiet)
+    with folder.opened() as path:
+        print_facts(
+            console, [*subject.facts(), ("layers", f"{', '.join(chosen)}: {counted(found['modules'], 'module')}")]
+        )
+        begin = time.perf_counter()
+        report = audit(
+            subject.model,
+            subject.data,
+            subject.attack,
+            chosen,
+            channel_dims=channels,
+            device=subject.device,
+            dtype=subject.dtype,
+            batch_size=data.batch_size,
+            max_samples=data.max_samples,
+            progress=output.progress and not output.quiet,
+            seed=computing.seed,
+            model_description=subject.model_description,
+            data_description=subject.data_description,
+            attack_description=subject.attack_description,
+        )
+        taken = time.perf_counter() - begin
+        report.save(path / REPORT)
+        report.to_csv(path / "neurons.csv")
+        report.plot(path / "sensitivity.png")
+    measured = (
+        f"{report.neurons:,} neurons in {counted(len(report.layers), 'layer')}, {report.samples:,} pairs; "
+        f"with the attack {taken:.1f} s"
+    )
+    print_facts(console, [("audit", measured), ("accuracy", accuracies(report))])
+    console.print()
+    console.print(layer_table(report))
+    console.print()
+    if top:
+        console.print(neuron_table(report, top))
+        console.print()
+    print_notes(console, report_notes(report))
+    console.print(folder.written(), soft_wrap=True)

@@ -1,0 +1,31 @@
+"""Files and folders that a person typed."""
+
+from __future__ import annotations
+
+import hashlib
+from os import PathLike
+from pathlib import Path
+
+from .messages import did_you_mean
+
+
+def existing_file(typed: str | PathLike[str], what: str) -> Path:
+    """The path of a file, ``~`` expanded; ``what`` says in errors what it was to be.
+
+    Raises ``FileNotFoundError`` with close names of the same folder, ``IsADirectoryError`` for a folder.
+    """
+    path = Path(typed).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(f"{what} {typed} is a folder, not a file")
+    if not path.exists():
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no {what} {typed}: its folder {path.parent} does not exist")
+        names = did_you_mean(path.name, (entry.name for entry in path.parent.iterdir()))
+        raise FileNotFoundError(f"there is no {what} {typed}{names}")
+    return path
+
+
+def fingerprint(path: Path) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
