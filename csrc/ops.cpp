@@ -8,8 +8,22 @@ STABLE_TORCH_LIBRARY(neurosens_fast, m) {
       "int channel_dim=1) -> ()");
   m.def("neuron_sensitivity(Tensor benign, Tensor adversarial, str norm=\"1\", int channel_dim=1) -> Tensor");
   m.def(
-      "neuron_sensitivity_backward(Tensor grad, Tensor benign, Tensor adversarial, str norm, int channel_dim) "
-      "-> (Tensor, Tensor)");
+      "neuron_sensitivity_backward(Tensor grad, Tensor benign, Tensor adversarial, str norm, int channel_dim, "
+      "bool needs_benign=True, bool needs_adversarial=True) -> (Tensor, Tensor)");
+  m.def(
+      "paired_sensitivity(Tensor pair, str norm=\"1\", int channel_dim=1, bool detach_benign=False) -> (Tensor, "
+      "Tensor)");
+  m.def(
+      "paired_sensitivity_backward(Tensor grad, Tensor pair, str norm, int channel_dim, bool detach_benign) -> Tensor");
+  m.def(
+      "relu_tap(Tensor pair, str norm=\"1\", int channel_dim=1, bool detach_benign=False) -> (Tensor, Tensor, Tensor)");
+  m.def("relu_tap_(Tensor(a!) pair, str norm=\"1\", int channel_dim=1) -> (Tensor, Tensor)");
+  m.def(
+      "relu_tap_backward(Tensor grad_out, Tensor grad, Tensor out, str norm, int channel_dim, bool detach_benign) "
+      "-> Tensor");
+  m.def(
+      "sns_loss(Tensor benign, Tensor adversarial, int k, str norm=\"1\", int channel_dim=1, Tensor? neurons=None) "
+      "-> (Tensor, Tensor, Tensor)");
   m.def("topk_neurons(Tensor sensitivity, int k) -> (Tensor, Tensor)");
   m.def(
       "project_step_(Tensor(a!) adversarial, Tensor gradient, Tensor origin, float step_size, float epsilon, "

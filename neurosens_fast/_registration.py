@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,8 +42,60 @@ def _(benign: Tensor, adversarial: Tensor, norm: str = "1", channel_dim: int = 1
 
 
 @torch.library.register_fake(f"{_NAMESPACE}::neuron_sensitivity_backward")
-def _(grad: Tensor, benign: Tensor, adversarial: Tensor, norm: str, channel_dim: int) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(benign), torch.empty_like(adversarial)
+def _(
+    grad: Tensor,
+    benign: Tensor,
+    adversarial: Tensor,
+    norm: str,
+    channel_dim: int,
+    needs_benign: bool = True,
+    needs_adversarial: bool = True,
+) -> tuple[Tensor, Tensor]:
+    return (
+        torch.empty_like(benign) if needs_benign else benign.new_empty((0,)),
+        torch.empty_like(adversarial) if needs_adversarial else adversarial.new_empty((0,)),
+    )
+
+
+def _two_totals(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+    totals = x.new_empty((x.shape[channel_dim],), dtype=_accumulation_dtype(x))
+    return totals, torch.empty_like(totals)
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::paired_sensitivity")
+def _(pair: Tensor, norm: str = "1", channel_dim: int = 1, detach_benign: bool = False) -> tuple[Tensor, Tensor]:
+    return _two_totals(pair, channel_dim)
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::paired_sensitivity_backward")
+def _(grad: Tensor, pair: Tensor, norm: str, channel_dim: int, detach_benign: bool) -> Tensor:
+    return torch.empty_like(pair)
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::relu_tap")
+def _(
+    pair: Tensor, norm: str = "1", channel_dim: int = 1, detach_benign: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(pair), *_two_totals(pair, channel_dim)
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::relu_tap_")
+def _(pair: Tensor, norm: str = "1", channel_dim: int = 1) -> tuple[Tensor, Tensor]:
+    return _two_totals(pair, channel_dim)
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::relu_tap_backward")
+def _(grad_out: Tensor, grad: Tensor, out: Tensor, norm: str, channel_dim: int, detach_benign: bool) -> Tensor:
+    return torch.empty_like(out)
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::sns_loss")
+def _(
+    benign: Tensor, adversarial: Tensor, k: int, norm: str = "1", channel_dim: int = 1, neurons: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    sensitivity = benign.new_empty((benign.shape[channel_dim],), dtype=_accumulation_dtype(benign))
+    chosen = sensitivity.new_empty((k,), dtype=torch.int64) if neurons is None else torch.empty_like(neurons)
+    return sensitivity.new_empty(()), chosen, sensitivity
 
 
 @torch.library.register_fake(f"{_NAMESPACE}::topk_neurons")
@@ -67,7 +122,7 @@ def _(benign: Tensor, adversarial: Tensor) -> Tensor:
     return benign.new_empty((1,), dtype=torch.int64)
 
 
-# Gradients. Mutating operators take none.
+# Gradients. Mutating operators take none, and sensitivities that only choose neurons have none.
 
 
 def _setup_sensitivity(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -75,50 +130,106 @@ def _setup_sensitivity(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
     ctx.save_for_backward(benign, adversarial)
 
 
-def _sensitivity_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    benign, adversarial = ctx.saved_tensors
-    grad_benign, grad_adversarial = torch.ops.neurosens_fast.neuron_sensitivity_backward(
-        grad, benign, adversarial, ctx.norm, ctx.channel_dim
+def _pair_gradients(ctx: Any, grad: Tensor, benign: Tensor, adversarial: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    needs = ctx.needs_input_grad[:2]
+    gradients = torch.ops.neurosens_fast.neuron_sensitivity_backward(
+        grad, benign, adversarial, ctx.norm, ctx.channel_dim, *needs
     )
-    needs_benign, needs_adversarial = ctx.needs_input_grad[:2]
-    return grad_benign if needs_benign else None, grad_adversarial if needs_adversarial else None, None, None
+    return gradients[0] if needs[0] else None, gradients[1] if needs[1] else None
 
 
-torch.library.register_autograd(
-    f"{_NAMESPACE}::neuron_sensitivity", _sensitivity_backward, setup_context=_setup_sensitivity
-)
+def _sensitivity_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_pair_gradients(ctx, grad, *ctx.saved_tensors), None, None
+
+
+def _setup_sns_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    benign, adversarial, _, ctx.norm, ctx.channel_dim, _ = inputs
+    _, neurons, sensitivity = output
+    ctx.mark_non_differentiable(neurons, sensitivity)
+    ctx.channels = sensitivity.shape[0]
+    ctx.save_for_backward(benign, adversarial, neurons)
+
+
+def _sns_loss_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    benign, adversarial, neurons = ctx.saved_tensors
+    share = (grad / neurons.shape[0]).expand(neurons.shape[0])
+    weights = grad.new_zeros(ctx.channels).index_put((neurons,), share, accumulate=True)
+    return *_pair_gradients(ctx, weights, benign, adversarial), None, None, None, None
+
+
+def _setup_paired(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    pair, ctx.norm, ctx.channel_dim, ctx.detach_benign = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(pair)
+
+
+def _paired_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    (pair,) = ctx.saved_tensors
+    gradient = torch.ops.neurosens_fast.paired_sensitivity_backward(
+        grad, pair, ctx.norm, ctx.channel_dim, ctx.detach_benign
+    )
+    return gradient, None, None, None
+
+
+def _setup_relu_tap(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, ctx.norm, ctx.channel_dim, ctx.detach_benign = inputs
+    ctx.mark_non_differentiable(output[2])
+    ctx.save_for_backward(output[0])
+
+
+def _relu_tap_backward(ctx: Any, grad_out: Tensor, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    (out,) = ctx.saved_tensors
+    gradient = torch.ops.neurosens_fast.relu_tap_backward(
+        grad_out, grad, out, ctx.norm, ctx.channel_dim, ctx.detach_benign
+    )
+    return gradient, None, None, None
+
+
+for _name, _backward, _setup in (
+    ("neuron_sensitivity", _sensitivity_backward, _setup_sensitivity),
+    ("sns_loss", _sns_loss_backward, _setup_sns_loss),
+    ("paired_sensitivity", _paired_backward, _setup_paired),
+    ("relu_tap", _relu_tap_backward, _setup_relu_tap),
+):
+    torch.library.register_autograd(f"{_NAMESPACE}::{_name}", _backward, setup_context=_setup)
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("neuron_sensitivity is differentiable once; its gradient has no derivative")
+    raise RuntimeError("neuron sensitivity is differentiable once; its gradient has no derivative")
 
 
-torch.library.register_autograd(f"{_NAMESPACE}::neuron_sensitivity_backward", _no_second_derivative)
+for _name in ("neuron_sensitivity_backward", "paired_sensitivity_backward", "relu_tap_backward"):
+    torch.library.register_autograd(f"{_NAMESPACE}::{_name}", _no_second_derivative)
 
 
 # Any device without kernels of its own runs the reference.
 
 
-def _norm(norm: str) -> int | str:
-    return 1 if norm == "1" else norm
+def _with_norm(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with the norm as the schemas spell it, where 1 is text."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        bound = inspect.signature(function).bind(*arguments, **named)
+        if bound.arguments.get("norm") == "1":
+            bound.arguments["norm"] = 1
+        return function(*bound.args, **bound.kwargs)
+
+    return call
 
 
-def _reference_sensitivity(benign: Tensor, adversarial: Tensor, norm: str = "1", channel_dim: int = 1) -> Tensor:
-    return reference.neuron_sensitivity(benign, adversarial, _norm(norm), channel_dim)
-
-
-def _reference_sensitivity_backward(
-    grad: Tensor, benign: Tensor, adversarial: Tensor, norm: str, channel_dim: int
-) -> tuple[Tensor, Tensor]:
-    return reference.neuron_sensitivity_backward(grad, benign, adversarial, _norm(norm), channel_dim)
-
-
-for _name, _function in (
-    ("pair_statistics", reference.pair_statistics),
-    ("accumulate_pair_statistics_", reference.accumulate_pair_statistics_),
-    ("neuron_sensitivity", _reference_sensitivity),
-    ("neuron_sensitivity_backward", _reference_sensitivity_backward),
-    ("topk_neurons", reference.topk_neurons),
-    ("project_step_", reference.project_step_),
+for _name in (
+    "pair_statistics",
+    "accumulate_pair_statistics_",
+    "neuron_sensitivity",
+    "neuron_sensitivity_backward",
+    "paired_sensitivity",
+    "paired_sensitivity_backward",
+    "relu_tap",
+    "relu_tap_",
+    "relu_tap_backward",
+    "sns_loss",
+    "topk_neurons",
+    "project_step_",
 ):
-    _library.impl(_name, _function, "CompositeExplicitAutograd")
+    _library.impl(_name, _with_norm(getattr(reference, _name)), "CompositeExplicitAutograd")

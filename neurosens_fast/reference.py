@@ -157,11 +157,18 @@ def neuron_sensitivity(benign: Tensor, adversarial: Tensor, norm: int | str = 1,
 
 
 def neuron_sensitivity_backward(
-    grad: Tensor, benign: Tensor, adversarial: Tensor, norm: int | str, channel_dim: int
+    grad: Tensor,
+    benign: Tensor,
+    adversarial: Tensor,
+    norm: int | str,
+    channel_dim: int,
+    needs_benign: bool = True,
+    needs_adversarial: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of :func:`neuron_sensitivity` in the dtype of its inputs, for ``grad`` ``[C]``.
 
-    0 where a distance has no gradient: no change for 1 and ``"l2"``, a zero row for ``"cosine"``.
+    0 where a distance has no gradient: no change for 1 and ``"l2"``, a zero row for ``"cosine"``. A neuron whose
+    ``grad`` is 0 gets zeros whatever its activations are. A gradient that is not needed is an empty tensor.
     """
     z, z_adv = _rows(benign, channel_dim), _rows(adversarial, channel_dim)
     d = z_adv - z
@@ -183,14 +190,80 @@ def neuron_sensitivity_backward(
         pull = weight * ((d * z).sum(2, keepdim=True) / torch.where(size == 0, torch.inf, size)) * z
         share_adv = (d * z_adv).sum(2, keepdim=True) / torch.where(size_adv == 0, torch.inf, size_adv)
         pull_adv = -weight * share_adv * z_adv
-    gradients = (
-        gradient.to(x.dtype).reshape(x.movedim(channel_dim, 1).shape).movedim(1, channel_dim)
-        for gradient, x in ((pull - change, benign), (pull_adv + change, adversarial))
+    chosen = (grad != 0)[:, None]
+
+    def shaped(gradient: Tensor, x: Tensor) -> Tensor:
+        gradient = torch.where(chosen, gradient, 0).to(x.dtype)
+        return torch.empty_like(x).copy_(gradient.reshape(x.movedim(channel_dim, 1).shape).movedim(1, channel_dim))
+
+    return (
+        shaped(pull - change, benign) if needs_benign else benign.new_empty(0),
+        shaped(pull_adv + change, adversarial) if needs_adversarial else adversarial.new_empty(0),
     )
-    benign_gradient, adversarial_gradient = (
-        torch.empty_like(x).copy_(gradient) for gradient, x in zip(gradients, (benign, adversarial), strict=True)
-    )
-    return benign_gradient, adversarial_gradient
+
+
+def halves(pair: Tensor) -> tuple[Tensor, Tensor]:
+    """The benign and the adversarial half of a batch ``[2N, ...]``, as views."""
+    half = pair.shape[0] // 2
+    return pair.narrow(0, 0, half), pair.narrow(0, half, half)
+
+
+def paired_sensitivity(
+    pair: Tensor, norm: int | str = 1, channel_dim: int = 1, detach_benign: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Distances ``[C]`` and sensitivity ``[C]`` of a batch ``[2N, ...]``, benign half first."""
+    benign, adversarial = halves(pair)
+    if detach_benign:
+        benign = benign.detach()
+    distances = neuron_sensitivity(benign, adversarial, norm, channel_dim)
+    return distances, neuron_sensitivity(benign, adversarial, 1, channel_dim).detach().clone()
+
+
+def paired_sensitivity_backward(
+    grad: Tensor, pair: Tensor, norm: int | str, channel_dim: int, detach_benign: bool
+) -> Tensor:
+    """Gradient of the distances of :func:`paired_sensitivity`, shaped as ``pair``."""
+    benign, adversarial = halves(pair)
+    first, second = neuron_sensitivity_backward(grad, benign, adversarial, norm, channel_dim)
+    if detach_benign:
+        first = torch.zeros_like(first)
+    return torch.empty_like(pair).copy_(torch.cat((first, second)))
+
+
+def relu_tap(
+    pair: Tensor, norm: int | str = 1, channel_dim: int = 1, detach_benign: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``relu(pair)`` and the :func:`paired_sensitivity` of that."""
+    out = pair.relu()
+    return out, *paired_sensitivity(out, norm, channel_dim, detach_benign)
+
+
+def relu_tap_(pair: Tensor, norm: int | str = 1, channel_dim: int = 1) -> tuple[Tensor, Tensor]:
+    """The same in place."""
+    return paired_sensitivity(pair.relu_(), norm, channel_dim)
+
+
+def relu_tap_backward(
+    grad_out: Tensor, grad: Tensor, out: Tensor, norm: int | str, channel_dim: int, detach_benign: bool
+) -> Tensor:
+    """Gradient of :func:`relu_tap` for ``grad_out``, shaped as its output, and ``grad`` ``[C]`` of the distances."""
+    total = grad_out + paired_sensitivity_backward(grad, out, norm, channel_dim, detach_benign)
+    return torch.empty_like(out).copy_(torch.where(out <= 0, 0, total))
+
+
+def sns_loss(
+    benign: Tensor,
+    adversarial: Tensor,
+    k: int,
+    norm: int | str = 1,
+    channel_dim: int = 1,
+    neurons: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean distance of the ``k`` most sensitive neurons (or of ``neurons``), their indices, all sensitivities."""
+    distances = neuron_sensitivity(benign, adversarial, norm, channel_dim)
+    sensitivity = neuron_sensitivity(benign, adversarial, 1, channel_dim).detach().clone()
+    neurons = topk_neurons(sensitivity, k)[1] if neurons is None else neurons.clone()
+    return distances[neurons].mean(dtype=torch.float64).to(distances.dtype), neurons, sensitivity
 
 
 def topk_neurons(sensitivity: Tensor, k: int) -> tuple[Tensor, Tensor]:

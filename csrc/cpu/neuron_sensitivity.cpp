@@ -78,8 +78,8 @@ void write_gradients(const Pair& pair, const Pair& target, Distance distance, co
 }
 
 std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const Tensor& benign,
-                                                       const Tensor& adversarial, std::string norm,
-                                                       int64_t channel_dim) {
+                                                       const Tensor& adversarial, std::string norm, int64_t channel_dim,
+                                                       bool needs_benign, bool needs_adversarial) {
   Tensor z = channel_second(benign, channel_dim), z_adv = channel_second(adversarial, channel_dim);
   Tensor grad_benign = torch::stable::empty_like(benign), grad_adversarial = torch::stable::empty_like(adversarial);
   Tensor out = channel_second(grad_benign, channel_dim), out_adv = channel_second(grad_adversarial, channel_dim);
@@ -110,7 +110,10 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
     torch::stable::copy_(view, out);
     torch::stable::copy_(view_adv, out_adv);
   }
-  return {grad_benign, grad_adversarial};
+  const auto needed = [&](const Tensor& x, bool needs) {
+    return needs ? x : torch::stable::new_empty(x, std::vector<int64_t>{0});
+  };
+  return {needed(grad_benign, needs_benign), needed(grad_adversarial, needs_adversarial)};
 }
 
 }  // namespace

@@ -46,8 +46,8 @@ bool take_packs(const std::vector<Tensor>& tensors, const Shape& shape) {
 }
 
 std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const Tensor& benign,
-                                                       const Tensor& adversarial, std::string norm,
-                                                       int64_t channel_dim) {
+                                                       const Tensor& adversarial, std::string norm, int64_t channel_dim,
+                                                       bool needs_benign, bool needs_adversarial) {
   const Device device(benign);
   const Distance distance = distance_named(norm);
   const Pair pair = pair_of(benign, adversarial, channel_dim);
@@ -80,7 +80,10 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
       torch::stable::copy_(view_adv, out_adv);
     }
   });
-  return {grad_benign, grad_adversarial};
+  const auto needed = [&](const Tensor& x, bool needs) {
+    return needs ? x : torch::stable::new_empty(x, std::vector<int64_t>{0});
+  };
+  return {needed(grad_benign, needs_benign), needed(grad_adversarial, needs_adversarial)};
 }
 
 }  // namespace

@@ -23,6 +23,14 @@ OPERATORS = [
     "topk_neurons",
     "project_step_",
 ]
+WITHOUT_KERNELS = [
+    "paired_sensitivity",
+    "paired_sensitivity_backward",
+    "relu_tap",
+    "relu_tap_",
+    "relu_tap_backward",
+    "sns_loss",
+]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +78,7 @@ def test_operators_are_the_listed_ones(extension: Any) -> None:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("neurosens_fast::")
     }
-    assert registered == {*OPERATORS, "read_bytes"}
+    assert registered == {*OPERATORS, *WITHOUT_KERNELS, "read_bytes"}
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
