@@ -72,31 +72,39 @@ struct ColumnSource : TileInput<T> {
   // 2 KiB of each half: short enough that the memory is never idle for long.
   static constexpr int64_t kBlock = 2048 / (kTile * int64_t(sizeof(T)));
   using TileInput<T>::z, TileInput<T>::z_adv, TileInput<T>::stride, TileInput<T>::stride_adv, TileInput<T>::channels;
+  using TileInput<T>::relu, TileInput<T>::relu_adv;
   using Copy = T[2][kBlock * kTile];
   static constexpr int kTiles = kRangeTiles;
   ColumnSource() = default;
   explicit NS_HD ColumnSource(const TileInput<T>& in) : TileInput<T>(in) {}
 
   static NS_HD ColumnSource tile_of(const TileInput<T>& in, int first, int channels) {
-    return ColumnSource({in.z + first, in.z_adv + first, in.stride, in.stride_adv, channels});
+    ColumnSource source({in.z + first, in.z_adv + first, in.stride, in.stride_adv, channels});
+    if (in.relu) source.relu = in.relu + first, source.relu_adv = in.relu_adv + first;
+    return source;
   }
 
   NS_HD Block<T> block(int64_t s, int64_t length, int padded, Copy& copy) const {
     // Whole vectors would read past a partial tile; rows at such strides evict each other from L1.
     const bool whole = padded == channels;
     const bool evict = stride * int64_t(sizeof(T)) % 4096 == 0 && length > 1;
-    if (whole && !evict) return {z + s * stride, z_adv + s * stride_adv, stride, stride_adv};
+    for (int64_t i = 0; relu && i < length; ++i) {
+      NS_ISA::relu(z + (s + i) * stride, channels, relu + (s + i) * stride);
+      NS_ISA::relu(z_adv + (s + i) * stride_adv, channels, relu_adv + (s + i) * stride_adv);
+    }
+    const TileInput<T> in = this->after_relu();
+    if (whole && !evict) return {in.z + s * stride, in.z_adv + s * stride_adv, stride, stride_adv};
     for (int64_t i = 0; i < length; ++i) {
-      copy_row(copy[0] + i * kTile, z + (s + i) * stride, padded);
-      copy_row(copy[1] + i * kTile, z_adv + (s + i) * stride_adv, padded);
+      copy_row(copy[0] + i * kTile, in.z + (s + i) * stride, padded);
+      copy_row(copy[1] + i * kTile, in.z_adv + (s + i) * stride_adv, padded);
     }
     return {copy[0], copy[1], kTile, kTile};
   }
   NS_HD Ahead<T> ahead(int64_t s) const {
     return {z + s * stride, z_adv + s * stride_adv, stride, stride_adv};  // past the end: the next sample
   }
-  NS_HD T at(int64_t s, int c) const { return z[s * stride + c]; }
-  NS_HD T at_adv(int64_t s, int c) const { return z_adv[s * stride_adv + c]; }
+  NS_HD T at(int64_t s, int c) const { return this->after_relu().z[s * stride + c]; }
+  NS_HD T at_adv(int64_t s, int c) const { return this->after_relu().z_adv[s * stride_adv + c]; }
 
  private:
   NS_HD void copy_row(T* to, const T* from, int padded) const {

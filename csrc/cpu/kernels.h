@@ -27,6 +27,27 @@ struct TileInput {
   const T *z, *z_adv;
   int64_t stride, stride_adv;  // between channels of rows, between positions of columns
   int channels;
+  // Where the ReLU of both goes, at the same strides; what is written is then measured. Null: z is measured as it is.
+  T *relu = nullptr, *relu_adv = nullptr;
+
+  NS_HD TileInput after_relu() const { return relu ? TileInput{relu, relu_adv, stride, stride_adv, channels} : *this; }
+};
+
+// Adjacent elements whose gradients are wanted. `base` is the incoming gradient that passes where z, a ReLU's
+// output, is above 0, and null where there is no ReLU; a null `grad` is not written.
+template <typename T>
+struct GradientRun {
+  const T *z, *z_adv;
+  int64_t count;
+  const T *base, *base_adv;
+  T *grad, *grad_adv;
+};
+
+// RowGradient of every channel of a range, and whether the channel was chosen.
+template <typename A>
+struct ChannelGradients {
+  alignas(64) A change[kRange], benign[kRange], adversarial[kRange];
+  alignas(64) bool chosen[kRange];
 };
 
 // Totals of a range of channels, structure of arrays with `pitch` doubles per line.
@@ -52,11 +73,10 @@ struct PairKernels {
   // whose activation thresholds are given.
   void (*add_units)(const TileInput<T>& in, int64_t samples, const A* threshold, const A* threshold_adv,
                     TermTotals totals, int64_t first);
-  // Gradients of one row (shared coefficients) or of one position of neighbouring channels (one per element).
-  void (*row_gradient)(bool signed_change, RowGradient<A> g, const T* z, const T* z_adv, int64_t count, T* grad,
-                       T* grad_adv);
-  void (*column_gradient)(bool signed_change, const RowGradient<A>* g, const T* z, const T* z_adv, int64_t count,
-                          T* grad, T* grad_adv);
+  // A gradient before any distance adds to it; the other two write whole ones, of one row or of one position.
+  void (*base_gradient)(const T* relu_out, const T* base, int64_t count, T* grad);
+  void (*row_gradient)(bool signed_change, RowGradient<A> g, const GradientRun<T>& run);
+  void (*column_gradient)(bool signed_change, const ChannelGradients<A>& g, int first, const GradientRun<T>& run);
   void (*project)(T* adversarial, const T* gradient, const T* origin, int64_t count, LinfStep step);
 };
 

@@ -10,6 +10,8 @@ namespace NS_ISA {
 //
 #include "elements.h"
 //
+#include "gradient_kernel.h"
+//
 #include "transpose.h"
 //
 #include "row_kernel.h"
@@ -23,51 +25,30 @@ namespace NS_ISA {
 // Rows shorter than this are transposed: folding the lanes of every statistic would cost more.
 constexpr int64_t kLongRow = 56;
 
+// Short rows as they are to be read: their ReLU where that is wanted.
+template <typename T>
+TileInput<T> relu_of_rows(const TileInput<T>& in, int64_t positions) {
+  if (!in.relu) return in;
+  for (int c = 0; c < in.channels; ++c) {
+    relu(in.z + c * in.stride, positions, in.relu + c * in.stride);
+    relu(in.z_adv + c * in.stride_adv, positions, in.relu_adv + c * in.stride_adv);
+  }
+  return in.after_relu();
+}
+
 template <typename T>
 void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out) {
   if (positions < kLongRow) {
-    tile_statistics<RowSource<T>>(in, positions, out);
+    tile_statistics<RowSource<T>>(relu_of_rows(in, positions), positions, out);
     return;
   }
   long_rows(in, positions, *out);
-  finish_tile(RowSource<T>(in), positions, in.channels, positions > Extremes<T>::kCapacity, *out);
+  finish_tile(RowSource<T>(in.after_relu()), positions, in.channels, positions > Extremes<T>::kCapacity, *out);
 }
 
 template <typename T>
 void columns(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out) {
   tile_statistics<ColumnSource<T>>(in, positions, out);
-}
-
-template <typename T>
-T narrow(accumulate_t<T> x) {
-  if constexpr (sizeof(T) == sizeof(x))
-    return x;
-  else
-    return from_float<T>(x);
-}
-
-template <typename T>
-void row_gradient(bool signed_change, RowGradient<accumulate_t<T>> g, const T* z, const T* z_adv, int64_t count,
-                  T* grad, T* grad_adv) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) {
-    accumulate_t<T> a, b;
-    element_gradient<accumulate_t<T>>(signed_change, g, to_float(z[i]), to_float(z_adv[i]), a, b);
-    grad[i] = narrow<T>(a);
-    grad_adv[i] = narrow<T>(b);
-  }
-}
-
-template <typename T>
-void column_gradient(bool signed_change, const RowGradient<accumulate_t<T>>* g, const T* z, const T* z_adv,
-                     int64_t count, T* grad, T* grad_adv) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) {
-    accumulate_t<T> a, b;
-    element_gradient<accumulate_t<T>>(signed_change, g[i], to_float(z[i]), to_float(z_adv[i]), a, b);
-    grad[i] = narrow<T>(a);
-    grad_adv[i] = narrow<T>(b);
-  }
 }
 
 template <typename T>
@@ -91,8 +72,15 @@ uint64_t read(const char* bytes, int64_t count) {
 
 template <typename T>
 constexpr PairKernels<T> table() {
-  return {rows<T>,           columns<T>,   add_terms<T>,    add_frequencies<accumulate_t<T>>,
-          largest_finite<T>, add_units<T>, row_gradient<T>, column_gradient<T>,
+  return {rows<T>,
+          columns<T>,
+          add_terms<T>,
+          add_frequencies<accumulate_t<T>>,
+          largest_finite<T>,
+          add_units<T>,
+          base_gradient<T>,
+          row_gradient<T>,
+          column_gradient<T>,
           project<T>};
 }
 

@@ -66,9 +66,11 @@ NS_HD void store_extremes(const Extremes<T>& extremes, RowTotals<accumulate_t<T>
   store(totals.sum[kAdversarialPositive], extremes.positives_adv());
 }
 
-// The statistics of one row of at least one group, in the order of enum Row, into out[0, kTileRows).
+// The statistics of one row of at least one group, in the order of enum Row, into out[0, kTileRows). With `relu_of`
+// the row is the ReLU of that one, written block by block before it is read.
 template <typename T>
-NS_HD void row_statistics(const T* z, const T* z_adv, int64_t positions, accumulate_t<T>* out) {
+NS_HD void row_statistics(const T* z, const T* z_adv, const T* relu_of, const T* relu_of_adv, int64_t positions,
+                          accumulate_t<T>* out) {
   using A = accumulate_t<T>;
   constexpr int kStep = Extremes<T>::kStep;
   RowTotals<A> totals = {};
@@ -79,10 +81,18 @@ NS_HD void row_statistics(const T* z, const T* z_adv, int64_t positions, accumul
   const int64_t whole = positions - positions % kGroup<T>;
   for (int64_t s = 0; s < whole; s += kRowBlock<T>) {
     const int64_t length = whole - s < kRowBlock<T> ? whole - s : kRowBlock<T>;
+    if (relu_of) {
+      relu(relu_of + s, length, const_cast<T*>(z) + s);
+      relu(relu_of_adv + s, length, const_cast<T*>(z_adv) + s);
+    }
     add_positions<T>(z + s, z_adv + s, length, totals);
     for (int64_t i = s; i < s + length; i += kStep) extremes.add(z + i, z_adv + i);
   }
   if (whole < positions) {
+    if (relu_of) {
+      relu(relu_of + whole, positions - whole, const_cast<T*>(z) + whole);
+      relu(relu_of_adv + whole, positions - whole, const_cast<T*>(z_adv) + whole);
+    }
     const int64_t last = positions - kGroup<T>;
     const Rest<T> rest(z + last, int(positions - whole)), rest_adv(z_adv + last, int(positions - whole));
     add_positions<T>(rest.zeroed, rest_adv.zeroed, kGroup<T>, totals);
@@ -105,7 +115,11 @@ NS_HD void long_rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_
     const int count = in.channels - first < kLanes ? in.channels - first : kLanes;
     for (int c = 0; c < count; ++c) {
       const int64_t at = first + c;
-      row_statistics(in.z + at * in.stride, in.z_adv + at * in.stride_adv, positions, rows[c]);
+      const T *z = in.z + at * in.stride, *z_adv = in.z_adv + at * in.stride_adv;
+      if (in.relu)
+        row_statistics(in.relu + at * in.stride, in.relu_adv + at * in.stride_adv, z, z_adv, positions, rows[c]);
+      else
+        row_statistics<T>(z, z_adv, nullptr, nullptr, positions, rows[c]);
     }
     transpose(rows[0], kTileRows, kTileRows, kLanes, &tile.row[0][first]);
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -41,6 +42,28 @@ BAD: list[tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str]] = [
     (ops.neuron_sensitivity, (Z, Z, "l3"), ValueError, "norm must be 1, .*got 'l3'"),
     (ops.neuron_sensitivity, (Z, Z, 2), ValueError, "norm must be 1, .*got 2"),
     (ops.neuron_sensitivity, (Z, Z, True), ValueError, "norm must be 1, .*got True"),
+    (ops.sns_loss, (Z, Z, 0), ValueError, "k must be between 1 and the number of neurons 3, got 0"),
+    (ops.sns_loss, (Z, Z, 4), ValueError, "k must be between 1 and the number of neurons 3, got 4"),
+    (ops.sns_loss, (Z, Z, 0.0), ValueError, "a share k must be above 0.0 and at most 1.0, got 0.0"),
+    (ops.sns_loss, (Z, Z, 1.5), ValueError, "a share k must be .* got 1.5; give a count as an int"),
+    (ops.sns_loss, (Z, Z, float("nan")), ValueError, "a share k must be .* got nan"),
+    (ops.sns_loss, (Z, Z, "3"), TypeError, "k must be a count .* got str"),
+    (ops.sns_loss, (Z, Z, True), TypeError, "k must be a count .* got bool"),
+    (ops.sns_loss, (Z, Z, None), ValueError, "give k or neurons"),
+    (ops.sns_loss, (Z, Z, 1, "max"), ValueError, "norm must be 1, .*got 'max'"),
+    (
+        partial(ops.sns_loss, neurons=torch.tensor([3])),
+        (Z, Z),
+        ValueError,
+        r"neurons must lie between 0 and 2, got \[3\]",
+    ),
+    (partial(ops.sns_loss, neurons=torch.tensor([-1])), (Z, Z), ValueError, "neurons must lie between 0 and 2"),
+    (partial(ops.sns_loss, neurons=torch.tensor([1.0])), (Z, Z), TypeError, "neurons must be int64, got float32"),
+    (partial(ops.sns_loss, neurons=torch.tensor(1)), (Z, Z), ValueError, r"neurons must be \[k\].*got shape \[\]"),
+    (ops.paired_sensitivity, (Z[:1],), ValueError, "got an odd batch of 1"),
+    (ops.paired_sensitivity, (Z[0, 0],), ValueError, r"pair must be \[2N, C, \*S\].*got shape \[4\]"),
+    (ops.relu_tap, (Z, 1, 5), ValueError, "channel_dim 5 is out of range"),
+    (ops.relu_tap_, (Z.int(),), TypeError, "pair must be float32 or .* got int32"),
     (ops.topk_neurons, (Z, 1), ValueError, r"sensitivity must be \[C\], got shape \[2, 3, 4\]"),
     (ops.topk_neurons, (Z[0, 0], 5), ValueError, "k must be between 0 and the number of neurons 4, got 5"),
     (ops.topk_neurons, (Z[0, 0], -1), ValueError, "k must be between 0 .* got -1"),
@@ -56,7 +79,9 @@ BAD: list[tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("function", "arguments", "error", "message"), BAD, ids=[f"{b[0].__name__}-{i}" for i, b in enumerate(BAD)]
+    ("function", "arguments", "error", "message"),
+    BAD,
+    ids=[f"{getattr(b[0], 'func', b[0]).__name__}-{i}" for i, b in enumerate(BAD)],
 )
 def test_clear_errors(
     function: Callable[..., Any], arguments: tuple[Any, ...], error: type[Exception], message: str
@@ -75,6 +100,13 @@ CPP: list[tuple[str, tuple[Any, ...], str]] = [
     ("accumulate_pair_statistics_", (SUMS, MAXIMA[:2], Z, Z, 1), "maxima must be a contiguous float64 tensor"),
     ("neuron_sensitivity", (Z, Z, "max", 1), "norm must be 1"),
     ("neuron_sensitivity_backward", (Z[0, 0], Z, Z, "1", 1), r"grad must be float32 \[3\]"),
+    ("sns_loss", (Z, Z, 0, "1", 1, None), "k must be between 1 and 3, got 0"),
+    ("sns_loss", (Z, Z, 1, "1", 1, torch.tensor([7])), "neurons must lie between 0 and 2, got 7"),
+    ("paired_sensitivity", (Z[:1], "1", 1, False), "got an odd batch of 1"),
+    ("paired_sensitivity_backward", (Z[0, 0], Z, "1", 1, False), r"grad must be float32 \[3\]"),
+    ("relu_tap", (Z, "1", 0, False), "sample dimension"),
+    ("relu_tap_", (Z[:1], "1", 1), "got an odd batch of 1"),
+    ("relu_tap_backward", (Z[:, :2], Z[0, :, 0], Z, "1", 1, False), "differ in size at dimension 1"),
     ("topk_neurons", (Z[0, 0], 9), "k must be between 0 and 4"),
     ("project_step_", (Z, Z, Z, 0.1, 0.1, "l1"), "norm must be"),
     ("project_step_", (Z, Z.double(), Z, 0.1, 0.1), "one shape and dtype"),

@@ -43,10 +43,18 @@ def digest() -> str:
                 results += torch.ops.neurosens_fast.neuron_sensitivity_backward(
                     grad, z, z_adv, norm, case.channel_dim % z.dim()
                 )
+                weights = grad * (torch.arange(len(grad)) % 3 == 0)
+                out, distances, _ = ops.relu_tap(torch.cat((z, -z_adv)), norm if norm != "1" else 1, case.channel_dim)
+                results += [out, distances, *ops.sns_loss(z, z_adv, 0.2, 1, case.channel_dim)]
+                results.append(
+                    torch.ops.neurosens_fast.relu_tap_backward(
+                        out + 1, weights, out, norm, case.channel_dim % z.dim(), False
+                    )
+                )
             stepped = z_adv.contiguous()
             ops.project_step_(stepped, z_adv.contiguous(), z.contiguous(), 0.01, 0.03)
             for tensor in (*results, stepped):
-                total.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+                total.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

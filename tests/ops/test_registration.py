@@ -40,9 +40,18 @@ def test_opcheck(case: Case, dtype: torch.dtype, device: str) -> None:
         (OPERATORS.read_bytes, (z.contiguous(), z_adv.contiguous())),
     ):
         torch.library.opcheck(operator.default, arguments)
+    joined = torch.cat((z, z_adv))
+    torch.library.opcheck(OPERATORS.paired_sensitivity_backward.default, (grad, joined, "cosine", dim, True))
+    torch.library.opcheck(OPERATORS.relu_tap_backward.default, (joined, grad, joined.relu(), "mse", dim, False))
+    torch.library.opcheck(OPERATORS.relu_tap_.default, (joined.clone(), "1", dim))
     for norm in ("1", "mse", "l2", "cosine"):
         leaves = (z.detach().requires_grad_(), z_adv.detach().requires_grad_())
         torch.library.opcheck(OPERATORS.neuron_sensitivity.default, (*leaves, norm, dim))
+        for neurons in (None, torch.tensor([1, 0], device=device)):
+            torch.library.opcheck(OPERATORS.sns_loss.default, (*leaves, 2, norm, dim, neurons))
+        leaf = joined.detach().requires_grad_()
+        torch.library.opcheck(OPERATORS.paired_sensitivity.default, (leaf, norm, dim, False))
+        torch.library.opcheck(OPERATORS.relu_tap.default, (leaf, norm, dim, norm == "1"))
 
 
 def test_read_bytes_reads_every_byte(device: str) -> None:
@@ -60,6 +69,9 @@ def test_meta_tensors() -> None:
     assert ops.pair_statistics(z, z).shape == (3, 5, 15)
     assert ops.pair_statistics(z, z).dtype == torch.float32
     assert ops.neuron_sensitivity(z, z, channel_dim=2).shape == (7,)
+    assert [t.shape for t in ops.sns_loss(z, z, 0.5)] == [(), (3,), (5,)]
+    assert [t.shape for t in ops.paired_sensitivity(z[:2], channel_dim=-1)] == [(7,), (7,)]
+    assert [t.shape for t in ops.relu_tap(z[:2])] == [(2, 5, 7), (5,), (5,)]
     assert [t.shape for t in ops.topk_neurons(torch.empty(9, device="meta"), 4)] == [(4,), (4,)]
     ops.accumulate_pair_statistics_(*new_totals(5, "meta"), z, z)
     ops.project_step_(z, z, z, 0.1, 0.1)
@@ -72,7 +84,12 @@ def test_compile_fullgraph(device: str) -> None:
         sensitivity = ops.neuron_sensitivity(z, z_adv, "mse")
         values, indices = ops.topk_neurons(sensitivity.detach(), 2)
         ops.project_step_(moved, z, z, 0.1, 0.2)
-        return rows.sum() + sensitivity[indices].sum(), values, indices
+        loss, _, _ = ops.sns_loss(z, z_adv, 3, "l2")
+        out, distances, _ = ops.relu_tap(torch.cat((z, z_adv)), "cosine")
+        paired, _ = ops.paired_sensitivity(out, detach_benign=True)
+        overwritten, more, _ = ops.relu_tap_(torch.cat((z, z_adv)) * 2)
+        total = rows.sum() + sensitivity[indices].sum() + loss + out.square().sum() + (distances + paired + more).sum()
+        return total + overwritten.square().sum(), values, indices
 
     results = []
     for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
@@ -111,7 +128,8 @@ def test_other_devices_run_the_reference() -> None:
     """The composite kernels, called by their dispatch key, equal the operators; meta never reaches them."""
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CompositeExplicitAutograd)
     z, z_adv = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(2, 3, 4, dtype=torch.float64)
-    grad = torch.randn(3, dtype=torch.float64)
+    grad = torch.randn(3, dtype=torch.float64) * torch.tensor([1, 0, 1])
+    joined = torch.cat((z, z_adv))
     calls: list[tuple[str, tuple[Any, ...]]] = [
         ("pair_statistics", (z, z_adv, 1)),
         ("accumulate_pair_statistics_", (*new_totals(3), z, z_adv, 1)),
@@ -122,6 +140,13 @@ def test_other_devices_run_the_reference() -> None:
         calls += [
             ("neuron_sensitivity", (z, z_adv, norm, 1)),
             ("neuron_sensitivity_backward", (grad, z, z_adv, norm, 1)),
+            ("paired_sensitivity", (joined, norm, 1, False)),
+            ("paired_sensitivity_backward", (grad, joined, norm, 1, True)),
+            ("relu_tap", (joined, norm, 1, False)),
+            ("relu_tap_", (joined.clone(), norm, 1)),
+            ("relu_tap_backward", (joined, grad, joined.relu(), norm, 1, False)),
+            ("sns_loss", (z, z_adv, 2, norm, 1, None)),
+            ("sns_loss", (z, z_adv, 1, norm, 1, torch.tensor([2]))),
         ]
     for name, arguments in calls:
         results = []

@@ -1,0 +1,233 @@
+// Mean distances of every neuron and their gradients on the CPU.
+#include "distances.h"
+
+#include <memory>
+
+namespace neurosens {
+namespace {
+
+// Mean over the samples of rows [N, C], added in double in the order of the samples.
+template <typename A>
+void mean_of_rows(const A* rows, const Layout& shape, A* mean) {
+  parallel_tasks(divide_up(shape.channels, kTile), shape.samples * shape.channels, [&](int64_t t) {
+    const int64_t first = t * kTile, count = std::min<int64_t>(kTile, shape.channels - first);
+    double sum[kTile] = {};
+    for (int64_t n = 0; n < shape.samples; ++n)
+      for (int64_t c = 0; c < count; ++c) sum[c] += double(rows[n * shape.channels + first + c]);
+    for (int64_t c = 0; c < count; ++c) mean[first + c] = A(sum[c] / double(shape.samples));
+  });
+}
+
+template <typename T>
+void write_means(const Pair& pair, Distance distance, Pair* relu, Means& means) {
+  using A = accumulate_t<T>;
+  const Layout& shape = pair.layout;
+  const Tiles<T> tiles(pair, relu);
+  const bool same = distance == Distance::kL1;
+  const std::unique_ptr<A[]> rows(new A[(same ? 1 : 2) * shape.samples * shape.channels]);
+  A *sensitivities = rows.get(), *distances = same ? nullptr : sensitivities + shape.samples * shape.channels;
+  const int64_t per_sample = divide_up(shape.channels, tiles.range());
+  parallel_tasks(shape.samples * per_sample, pair.benign.numel(), [&](int64_t task) {
+    const int64_t n = task / per_sample;
+    tiles.statistics(n, task % per_sample * tiles.range(), [&](int64_t first, const Tile<A>& tile, int channels) {
+      for (int c = 0; c < channels; ++c) {
+        const int64_t at = n * shape.channels + first + c;
+        sensitivities[at] = row_distance(Distance::kL1, &tile.row[0][c], A(shape.positions), kTile);
+        if (!same) distances[at] = row_distance(distance, &tile.row[0][c], A(shape.positions), kTile);
+      }
+    });
+  });
+  A* sensitivity = static_cast<A*>(means.sensitivity.mutable_data_ptr());
+  A* mean = static_cast<A*>(means.distances.mutable_data_ptr());
+  mean_of_rows(sensitivities, shape, sensitivity);
+  if (same)
+    std::copy_n(sensitivity, shape.channels, mean);
+  else
+    mean_of_rows(distances, shape, mean);
+}
+
+// One tensor of the gradient with its channel at dimension 1; rows or columns, with strides of its own.
+template <typename T>
+class Plane {
+ public:
+  Plane(const Tensor& x, bool rows, bool used)
+      : data_(used ? static_cast<T*>(const_cast<void*>(x.const_data_ptr())) : nullptr), rows_(rows) {
+    if (used) describe(x, 1, layout_);
+  }
+  // The first element of a range, and of its row or position i.
+  T* at(int64_t n, int64_t c, int64_t i) const {
+    const int64_t step = rows_ ? layout_.channel_stride : layout_.position_stride;
+    return data_ ? data_ + n * layout_.sample_stride + c * layout_.channel_stride + i * step : nullptr;
+  }
+
+ private:
+  T* data_;
+  bool rows_;
+  Layout layout_ = {};
+};
+
+template <typename T>
+class GradientWriter {
+  using A = accumulate_t<T>;
+
+ public:
+  GradientWriter(const A* weights, const Pair& pair, const GradientTarget& benign, const GradientTarget& adversarial,
+                 Distance distance)
+      : weights_(weights),
+        shape_(pair.layout),
+        rows_(pair.rows()),
+        distance_(distance),
+        detached_(benign.detached || !benign.wanted),
+        detached_adv_(adversarial.detached || !adversarial.wanted),
+        tiles_(pair),
+        kernels_(kernels_for<T>(kernels())),
+        z_(pair.benign, rows_, true),
+        z_adv_(pair.adversarial, rows_, true),
+        base_(benign.base, rows_, benign.wanted && benign.has_base),
+        base_adv_(adversarial.base, rows_, adversarial.wanted && adversarial.has_base),
+        grad_(benign.grad, rows_, benign.wanted),
+        grad_adv_(adversarial.grad, rows_, adversarial.wanted) {}
+
+  void write() const {
+    const int64_t per_sample = divide_up(shape_.channels, tiles_.range());
+    parallel_tasks(shape_.samples * per_sample, shape_.samples * shape_.channels * shape_.positions, [&](int64_t task) {
+      const int64_t n = task / per_sample, first = task % per_sample * tiles_.range();
+      const int64_t count = std::min(tiles_.range(), shape_.channels - first);
+      if (rows_)
+        for (int64_t c = first; c < first + count; ++c) write_row(n, c);
+      else
+        write_columns(n, first, count);
+    });
+  }
+
+ private:
+  bool chosen(int64_t c) const { return weights_[c] != 0; }  // NaN is
+
+  RowGradient<A> weighted(int64_t c, const A* row, int64_t stride) const {
+    const RowGradient<A> g = row_gradient(distance_, row, A(shape_.positions), stride);
+    const A scale = weights_[c] / A(shape_.samples);
+    return {g.change * scale, g.benign * scale, g.adversarial * scale};
+  }
+  bool needs_statistics() const { return distance_ == Distance::kL2 || distance_ == Distance::kCosine; }
+
+  // Row or position i of the range at channel c, of `count` elements; a half to which the distance adds nothing is
+  // left out and gets its base alone.
+  GradientRun<T> run(int64_t n, int64_t c, int64_t i, int64_t count) const {
+    return {z_.at(n, c, i),
+            z_adv_.at(n, c, i),
+            count,
+            base_.at(n, c, i),
+            base_adv_.at(n, c, i),
+            detached_ ? nullptr : grad_.at(n, c, i),
+            detached_adv_ ? nullptr : grad_adv_.at(n, c, i)};
+  }
+  void write_base(int64_t n, int64_t c, int64_t i, int64_t count, bool all) const {
+    if (T* grad = grad_.at(n, c, i); grad && (all || detached_))
+      kernels_.base_gradient(z_.at(n, c, i), base_.at(n, c, i), count, grad);
+    if (T* grad = grad_adv_.at(n, c, i); grad && (all || detached_adv_))
+      kernels_.base_gradient(z_adv_.at(n, c, i), base_adv_.at(n, c, i), count, grad);
+  }
+
+  void write_row(int64_t n, int64_t c) const {
+    const bool all = !chosen(c);
+    write_base(n, c, 0, shape_.positions, all);
+    if (all) return;
+    RowGradient<A> g;
+    const auto coefficients = [&](int64_t, const Tile<A>& tile, int) { g = weighted(c, &tile.row[0][0], kTile); };
+    if (needs_statistics())  // the row stays in the cache for the second read
+      tiles_.statistics(n, c, coefficients, 1);
+    else
+      coefficients(c, Tile<A>{}, 1);
+    kernels_.row_gradient(distance_ == Distance::kL1, g, run(n, c, 0, shape_.positions));
+  }
+
+  void write_columns(int64_t n, int64_t first, int64_t count) const {
+    bool any = false;
+    for (int64_t c = first; c < first + count; ++c) any = any || chosen(c);
+    for (int64_t s = 0; s < shape_.positions; ++s) write_base(n, first, s, count, !any);
+    if (!any) return;
+    ChannelGradients<A> g;
+    const auto coefficients = [&](int64_t channel, const Tile<A>& tile, int channels) {
+      for (int c = 0; c < channels; ++c) {
+        const RowGradient<A> row = weighted(channel + c, &tile.row[0][c], kTile);
+        const int64_t at = channel - first + c;
+        g.chosen[at] = chosen(channel + c);
+        g.change[at] = row.change, g.benign[at] = row.benign, g.adversarial[at] = row.adversarial;
+      }
+    };
+    if (needs_statistics())
+      tiles_.statistics(n, first, coefficients);
+    else
+      for (int64_t c = 0; c < count; c += kTile)
+        coefficients(first + c, Tile<A>{}, int(std::min<int64_t>(kTile, count - c)));
+    for (int64_t s = 0; s < shape_.positions; ++s)
+      kernels_.column_gradient(distance_ == Distance::kL1, g, 0, run(n, first, s, count));
+  }
+
+  const A* weights_;
+  Layout shape_;
+  bool rows_;
+  Distance distance_;
+  bool detached_, detached_adv_;
+  Tiles<T> tiles_;
+  const PairKernels<T>& kernels_;
+  Plane<T> z_, z_adv_, base_, base_adv_, grad_, grad_adv_;
+};
+
+}  // namespace
+
+Means mean_distances(const Pair& pair, Distance distance, Pair* relu) {
+  const std::vector<int64_t> size = {pair.layout.channels};
+  const auto empty = [&] { return torch::stable::new_empty(pair.benign, size, accumulate_type(pair.benign)); };
+  Means means = {empty(), empty()};
+  with_element_type(pair.benign, "benign", [&](auto* type) {
+    write_means<std::remove_pointer_t<decltype(type)>>(pair, distance, relu, means);
+  });
+  return means;
+}
+
+void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adversarial, GradientTarget to_benign,
+                     GradientTarget to_adversarial, Distance distance, int64_t channel_dim) {
+  if (!to_benign.wanted && !to_adversarial.wanted) return;
+  Tensor z = channel_second(benign, channel_dim), z_adv = channel_second(adversarial, channel_dim);
+  std::vector<Tensor> all = {z, z_adv};
+  for (GradientTarget* to : {&to_benign, &to_adversarial}) {
+    if (!to->wanted) continue;
+    to->grad = channel_second(to->grad, channel_dim);
+    all.push_back(to->grad);
+    if (!to->has_base) continue;
+    to->base = channel_second(to->base, channel_dim);
+    all.push_back(to->base);
+  }
+  // Written in place where everything is rows or everything is columns, else through contiguous copies.
+  bool all_rows = true, all_columns = true;
+  for (const Tensor& x : all) {
+    Layout layout;
+    const bool known = describe(x, 1, layout);
+    all_rows = all_rows && known && layout.rows();
+    all_columns = all_columns && known && layout.columns();
+  }
+  const bool direct = all_rows || all_columns;
+  GradientTarget out = to_benign, out_adv = to_adversarial;
+  if (!direct) {
+    z = torch::stable::contiguous(z), z_adv = torch::stable::contiguous(z_adv);
+    for (GradientTarget* to : {&out, &out_adv}) {
+      if (to->wanted) to->grad = torch::stable::empty_like(z);
+      if (to->wanted && to->has_base) to->base = torch::stable::contiguous(to->base);
+    }
+  }
+  Pair pair(z, z_adv, 1);
+  if (direct) pair.by_rows = all_rows;
+  check_weights(grad, pair.layout.channels, benign);
+  const Tensor weights = torch::stable::contiguous(grad);
+  with_element_type(benign, "benign", [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    GradientWriter<T>(static_cast<const accumulate_t<T>*>(weights.const_data_ptr()), pair, out, out_adv, distance)
+        .write();
+  });
+  if (direct) return;
+  if (to_benign.wanted) torch::stable::copy_(to_benign.grad, out.grad);
+  if (to_adversarial.wanted) torch::stable::copy_(to_adversarial.grad, out_adv.grad);
+}
+
+}  // namespace neurosens

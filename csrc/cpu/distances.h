@@ -1,0 +1,41 @@
+// Mean distances of every neuron and their gradients: what the sensitivity, the SNS loss and ReLU taps share.
+#pragma once
+
+#include "support.h"
+
+namespace neurosens {
+
+struct Means {
+  Tensor distances, sensitivity;  // [C]; the sensitivity is the distance of norm 1
+};
+
+// Means over the samples of `pair`. With `relu` (of the same strides) the ReLU of the pair is written there and
+// measured.
+Means mean_distances(const Pair& pair, Distance distance, Pair* relu = nullptr);
+
+// Where the gradient of one half goes, and what it starts from.
+struct GradientTarget {
+  Tensor grad;  // as the activation; nothing is written where `wanted` is false
+  Tensor base;  // the incoming gradient of ReLU's output, read where `has_base`
+  bool wanted = true, has_base = false;
+  bool detached = false;  // the distance adds nothing to this half
+};
+
+// Gradients of the mean distances for the incoming `grad` [C]. A neuron whose `grad` is 0 is not read.
+void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adversarial, GradientTarget to_benign,
+                     GradientTarget to_adversarial, Distance distance, int64_t channel_dim);
+
+// The halves of a joined batch [2N, ...], benign first, as views.
+struct Halves {
+  Tensor benign, adversarial;
+  explicit Halves(const Tensor& pair) : benign(pair), adversarial(pair) {
+    STD_TORCH_CHECK(pair.dim() >= 2, "pair must be [2N, C, *S], got ", pair.dim(), " dimensions");
+    STD_TORCH_CHECK(pair.size(0) % 2 == 0, "pair must hold N benign, then N adversarial samples, got an odd batch of ",
+                    pair.size(0));
+    const int64_t half = pair.size(0) / 2;
+    benign = torch::stable::narrow(const_cast<Tensor&>(pair), 0, 0, half);
+    adversarial = torch::stable::narrow(const_cast<Tensor&>(pair), 0, half, half);
+  }
+};
+
+}  // namespace neurosens

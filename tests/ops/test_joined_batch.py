@@ -1,0 +1,161 @@
+"""paired_sensitivity and relu_tap: operators on a joined batch, benign half first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from neurosens_fast import ops
+
+from .cases import CASES, DTYPES, Case, place
+
+JOINED = [case for case in CASES if 0 not in case.shape and not case.memory.startswith(("mixed", "expanded"))]
+SMALL = [
+    Case("rows", (3, 4, 200)),
+    Case("short", (3, 70, 5)),
+    Case("columns", (3, 20, 4, 3), memory="channels_last"),
+    Case("tokens", (3, 5, 20), channel_dim=-1),
+    Case("units", (4, 20)),
+    Case("strided", (3, 4, 6), memory="strided"),
+    Case("sliced", (3, 4, 6, 8), memory="sliced"),
+]
+
+
+def joined(case: Case, dtype: torch.dtype, device: str) -> Tensor:
+    """A random joined batch that lies in memory as the case says; some elements exactly equal, some negative."""
+    z = torch.randn(case.shape, dtype=torch.float64)
+    z_adv = z + 0.3 * torch.randn(case.shape, dtype=torch.float64) * (torch.rand(case.shape) > 0.2)
+    return place(torch.cat((z, z_adv)).to(dtype).to(device), case.memory)
+
+
+def halves(pair: Tensor) -> tuple[Tensor, Tensor]:
+    half = pair.shape[0] // 2
+    return pair[:half], pair[half:]
+
+
+def bits(x: Tensor) -> Tensor:
+    """The bits of every element; all NaN are one, since torch.relu itself gives bfloat16 ones different bits."""
+    integers = x.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
+    return integers.masked_fill(x.isnan(), -1)
+
+
+@pytest.mark.parametrize("norm", ops.NORMS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", JOINED, ids=lambda case: case.name)
+def test_paired_sensitivity_equals_that_of_the_halves(
+    case: Case, dtype: torch.dtype, norm: int | str, device: str
+) -> None:
+    pair = joined(case, dtype, device)
+    distances, sensitivity = ops.paired_sensitivity(pair, norm, case.channel_dim)
+    assert torch.equal(distances, ops.neuron_sensitivity(*halves(pair), norm, case.channel_dim))
+    assert torch.equal(sensitivity, ops.neuron_sensitivity(*halves(pair), 1, case.channel_dim))
+
+
+@pytest.mark.parametrize("detach_benign", [False, True])
+@pytest.mark.parametrize("norm", ops.NORMS)
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_gradient_equals_that_of_the_halves(case: Case, norm: int | str, detach_benign: bool, device: str) -> None:
+    pair = joined(case, torch.float32, device)
+    channels = case.shape[case.channel_dim]
+    weights = torch.randn(channels, device=device) * (torch.arange(channels, device=device) % 3 == 0)
+    leaf = pair.detach().requires_grad_()
+    distances, _ = ops.paired_sensitivity(leaf, norm, case.channel_dim, detach_benign=detach_benign)
+    (gradient,) = torch.autograd.grad((distances * weights).sum(), leaf)
+    parts = [x.detach().requires_grad_() for x in halves(pair)]
+    wanted = torch.autograd.grad(
+        (ops.neuron_sensitivity(parts[0], parts[1], norm, case.channel_dim) * weights).sum(), parts
+    )
+    first = torch.zeros_like(wanted[0]) if detach_benign else wanted[0]
+    assert torch.equal(gradient, torch.cat((first, wanted[1])))
+    assert gradient.stride() == torch.empty_like(pair).stride()
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("norm", [1, "cosine"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", JOINED, ids=lambda case: case.name)
+def test_relu_tap_equals_relu_in_every_bit(
+    case: Case, dtype: torch.dtype, norm: int | str, inplace: bool, device: str
+) -> None:
+    pair = joined(case, dtype, device)
+    flat = pair.reshape(-1).clone()
+    flat[::7], flat[3::11], flat[5::13], flat[6::17] = -0.0, torch.nan, torch.inf, -torch.inf
+    pair = place(flat.reshape(pair.shape), case.memory)
+    expected = torch.relu(pair)
+    given = pair.clone(memory_format=torch.preserve_format) if case.memory != "strided" else place(pair, case.memory)
+    function = ops.relu_tap_ if inplace else ops.relu_tap
+    out, distances, sensitivity = function(given, norm, case.channel_dim)
+    assert torch.equal(bits(out), bits(expected))
+    assert (out.data_ptr() == given.data_ptr()) == inplace
+    if not inplace:
+        assert torch.equal(bits(given), bits(pair))
+    wanted = ops.paired_sensitivity(expected, norm, case.channel_dim)
+    assert torch.equal(bits(distances), bits(wanted[0]))
+    assert torch.equal(bits(sensitivity), bits(wanted[1]))
+
+
+@pytest.mark.parametrize("detach_benign", [False, True])
+@pytest.mark.parametrize("norm", ops.NORMS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_relu_tap_gradient(case: Case, dtype: torch.dtype, norm: int | str, detach_benign: bool, device: str) -> None:
+    """Against relu followed by paired_sensitivity in float64, whose two gradients autograd adds."""
+    pair = joined(case, dtype, device)
+    channels = case.shape[case.channel_dim]
+    weights = torch.randn(channels, dtype=torch.float64, device=device)
+    weights *= torch.arange(channels, device=device) % 3 == 0
+    incoming = torch.randn(pair.shape, dtype=torch.float64, device=device).to(dtype)
+    gradients: list[Tensor] = []
+    for function, x in (
+        (ops.relu_tap, pair.detach().requires_grad_()),
+        (ops.relu_tap_, pair.detach().requires_grad_()),
+        (None, pair.detach().double().requires_grad_()),
+    ):
+        if function is None:
+            out = x.relu()
+            distances, _ = ops.paired_sensitivity(out, norm, case.channel_dim, detach_benign=detach_benign)
+        else:
+            given = x.clone() if function is ops.relu_tap_ else x
+            out, distances, _ = function(given, norm, case.channel_dim, detach_benign=detach_benign)
+        total = (out * incoming).sum(dtype=torch.float64) + (distances * weights.to(distances.dtype)).sum()
+        gradients += torch.autograd.grad(total, x)
+    ours, inplace, want = gradients
+    assert torch.equal(ours, inplace)
+    assert ours.dtype == dtype
+    rounding = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
+    torch.testing.assert_close(ours.double(), want, rtol=rounding, atol=rounding * float(want.abs().max()))
+
+
+def test_relu_tap_passes_the_gradient_where_relu_does(device: str) -> None:
+    pair = torch.tensor([[-1.0, 0.0, 2.0, torch.nan]] * 4, device=device, requires_grad=True)
+    incoming = torch.full_like(pair, 3.0)
+    (wanted,) = torch.autograd.grad(pair.relu(), pair, incoming)
+    out, _, _ = ops.relu_tap(pair, 1)
+    (gradient,) = torch.autograd.grad([out], pair, [incoming])
+    assert torch.equal(gradient, wanted)
+
+
+def test_relu_tap_inplace_tells_autograd(device: str) -> None:
+    x = torch.randn(4, 3, device=device, requires_grad=True)
+    y = x * 2
+    kept = y.exp()  # does not need y itself
+    squared = y.square()  # does
+    ops.relu_tap_(y)
+    kept.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        squared.sum().backward()
+
+
+def test_an_odd_batch_is_refused(device: str) -> None:
+    pair = torch.zeros(3, 2, device=device)
+    for function in (ops.paired_sensitivity, ops.relu_tap, ops.relu_tap_):
+        with pytest.raises(ValueError, match="got an odd batch of 3"):
+            function(pair)
+
+
+def test_empty_batches(device: str) -> None:
+    out, distances, sensitivity = ops.relu_tap(torch.zeros(0, 3, 4, device=device))
+    assert out.shape == (0, 3, 4)
+    assert bool(distances.isnan().all())
+    assert bool(sensitivity.isnan().all())
