@@ -151,7 +151,7 @@ class GradientWriter {
       for (int c = 0; c < channels; ++c) {
         const RowGradient<A> row = weighted(channel + c, &tile.row[0][c], kTile);
         const int64_t at = channel - first + c;
-        g.chosen[at] = chosen(channel + c);
+        g.chosen[at] = chosen(channel + c) ? -1 : 0;
         g.change[at] = row.change, g.benign[at] = row.benign, g.adversarial[at] = row.adversarial;
       }
     };
@@ -161,7 +161,7 @@ class GradientWriter {
       for (int64_t c = 0; c < count; c += kTile)
         coefficients(first + c, Tile<A>{}, int(std::min<int64_t>(kTile, count - c)));
     for (int64_t s = 0; s < shape_.positions; ++s)
-      kernels_.column_gradient(distance_ == Distance::kL1, g, 0, run(n, first, s, count));
+      kernels_.column_gradient(distance_ == Distance::kL1, g, run(n, first, s, count));
   }
 
   const A* weights_;

@@ -1,22 +1,68 @@
 // ReLU and the gradients of distances, elementwise. Included inside an instruction set's namespace.
 //
-// Gradients are formed in the accumulation dtype, one short run of elements at a time, and rounded once.
+// Gradients are formed in the accumulation dtype, a run of elements at a time, and rounded once.
 
-template <typename T>
-NS_HD bool below_zero(T x) {
-  if constexpr (sizeof(T) == 2)  // -0 stays, and so does NaN
-    return x.bits > 0x8000 && x.bits <= (__is_same(T, BFloat16) ? 0xff80 : 0xfc00);
+// Below zero, or at most zero; -0 is zero, and NaN is neither.
+template <bool or_zero, typename T>
+NS_HD bool is_negative(T x) {
+  if constexpr (sizeof(T) == 2)
+    return (x.bits > 0x8000 && x.bits <= kNegativeInfinity<T>) || (or_zero && !(x.bits & 0x7fff));
   else
-    return x < 0;
+    return or_zero ? x <= 0 : x < 0;
+}
+
+// to = from, and +0 where `of` is negative.
+template <bool or_zero, typename T>
+NS_HD void zero_negatives(const T* of, const T* from, int64_t count, T* to) {
+  int64_t i = 0;
+  if constexpr (sizeof(T) == 2) {
+    constexpr int kStep = kVectorBytes / 2;
+    for (; i + kStep <= count; i += kStep) {
+      const U16 bits = load<U16>(of + i);
+      auto negative = (bits > U16{} + uint16_t(0x8000)) & (bits <= U16{} + kNegativeInfinity<T>);
+      if (or_zero) negative |= (bits & (U16{} + uint16_t(0x7fff))) == U16{};
+      store(to + i, (U16)(load<U16>(from + i) & ~(U16)negative));
+    }
+  } else {
+    using V = Vector<T>;
+    for (; i + kWidth<T> <= count; i += kWidth<T>) {
+      const auto x = load<V>(of + i).v;
+      const auto negative = or_zero ? x <= 0 : x < 0;
+      store(to + i, (typename V::M)load<V>(from + i).v & ~negative);
+    }
+  }
+  for (; i < count; ++i) to[i] = is_negative<or_zero>(of[i]) ? T{} : from[i];
 }
 
 template <typename T>
 void relu(const T* from, int64_t count, T* to) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) to[i] = below_zero(from[i]) ? T{} : from[i];
+  zero_negatives<false>(from, from, count, to);
+}
+
+// What a gradient is before a distance adds to it: 0, or that of ReLU for the incoming `base`.
+template <typename T>
+void base_gradient(const T* relu_out, const T* base, int64_t count, T* grad) {
+  if (base)
+    zero_negatives<true>(relu_out, base, count, grad);
+  else
+    memset(static_cast<void*>(grad), 0, size_t(count) * sizeof(T));
 }
 
 constexpr int kRun = 128;  // elements whose gradients are in flight
+
+template <typename A>
+constexpr int kPaddedRun = kRun + kWidth<A>;
+
+// `count` elements in the accumulation dtype, and zeros up to a whole register.
+template <typename T>
+NS_HD void widen(const T* from, int count, accumulate_t<T>* to) {
+  using A = accumulate_t<T>;
+  store(to + count, Vector<A>{});
+  int i = 0;
+  if constexpr (sizeof(T) == 2)
+    for (; i + kSpan<T> <= count; i += kSpan<T>) store_in_order(to + i, from + i);
+  for (; i < count; ++i) to[i] = to_float(from[i]);
+}
 
 template <typename T>
 NS_HD void round_run(const accumulate_t<T>* from, int count, T* to) {
@@ -39,65 +85,56 @@ NS_HD void round_run(const accumulate_t<T>* from, int count, T* to) {
   }
 }
 
-// What a gradient of `count` elements is before a distance adds to it: 0, or that of ReLU for the incoming `base`.
-template <typename T>
-void base_gradient(const T* relu_out, const T* base, int64_t count, T* grad) {
-  if (!base) {
-    memset(static_cast<void*>(grad), 0, size_t(count) * sizeof(T));
-    return;
-  }
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) grad[i] = to_float(relu_out[i]) <= 0 ? T{} : base[i];
-}
-
-template <typename T>
-NS_HD void write_run(const T* activation, const T* base, T* grad, int64_t at, int count, accumulate_t<T>* change) {
-  if (!grad) return;
-  if (base) {
-#pragma GCC ivdep
-    for (int i = 0; i < count; ++i) {
-      const accumulate_t<T> total = to_float(base[at + i]) + change[i];
-      change[i] = to_float(activation[at + i]) <= 0 ? 0 : total;
+// The gradients of a run; coefficients(i) are those of the register at element i, as is the mask of chosen(i).
+template <typename T, typename Coefficients, typename Chosen>
+NS_HD void write_gradient(bool signed_change, const GradientRun<T>& run, int64_t at, int count,
+                          const Coefficients& coefficients, const Chosen& chosen) {
+  using A = accumulate_t<T>;
+  using V = Vector<A>;
+  alignas(64) A z[kPaddedRun<A>], z_adv[kPaddedRun<A>], base[kPaddedRun<A>], base_adv[kPaddedRun<A>];
+  widen(run.z + at, count, z);
+  widen(run.z_adv + at, count, z_adv);
+  if (run.base) widen(run.base + at, count, base), widen(run.base_adv + at, count, base_adv);
+  for (int i = 0; i < count; i += kWidth<A>) {
+    const V x = load<V>(z + i), y = load<V>(z_adv + i);
+    V grad, grad_adv;
+    element_gradient(signed_change, coefficients(i), x, y, grad, grad_adv);
+    const auto mask = chosen(i);
+    auto bits = (typename V::M)grad.v & mask, bits_adv = (typename V::M)grad_adv.v & mask;
+    if (run.base) {
+      const V total = load<V>(base + i) + V{(typename V::N)bits};
+      const V total_adv = load<V>(base_adv + i) + V{(typename V::N)bits_adv};
+      bits = (typename V::M)total.v & ~(x.v <= 0), bits_adv = (typename V::M)total_adv.v & ~(y.v <= 0);
     }
+    store(z + i, bits);
+    store(z_adv + i, bits_adv);
   }
-  round_run<T>(change, count, grad + at);
+  if (run.grad) round_run<T>(z, count, run.grad + at);
+  if (run.grad_adv) round_run<T>(z_adv, count, run.grad_adv + at);
 }
 
 // One row: its coefficients are shared by all elements.
 template <typename T>
 void row_gradient(bool signed_change, RowGradient<accumulate_t<T>> g, const GradientRun<T>& run) {
   using A = accumulate_t<T>;
-  alignas(64) A a[kRun], b[kRun];
+  const RowGradient<Vector<A>> all = {broadcast(g.change), broadcast(g.benign), broadcast(g.adversarial)};
+  const auto every = ~typename Vector<A>::M{};
   for (int64_t at = 0; at < run.count; at += kRun) {
     const int count = run.count - at < kRun ? int(run.count - at) : kRun;
-    const T *z = run.z + at, *z_adv = run.z_adv + at;
-#pragma GCC ivdep
-    for (int i = 0; i < count; ++i)
-      element_gradient<A>(signed_change, g, to_float(z[i]), to_float(z_adv[i]), a[i], b[i]);
-    write_run<T>(run.z, run.base, run.grad, at, count, a);
-    write_run<T>(run.z_adv, run.base_adv, run.grad_adv, at, count, b);
+    write_gradient(signed_change, run, at, count, [&](int) { return all; }, [&](int) { return every; });
   }
 }
 
 // One position of neighbouring channels, each with its own coefficients; those that are not chosen get the base alone.
 template <typename T>
-void column_gradient(bool signed_change, const ChannelGradients<accumulate_t<T>>& g, int first,
-                     const GradientRun<T>& run) {
-  using A = accumulate_t<T>;
-  alignas(64) A a[kRun], b[kRun];
+void column_gradient(bool signed_change, const ChannelGradients<accumulate_t<T>>& g, const GradientRun<T>& run) {
+  using V = Vector<accumulate_t<T>>;
   for (int64_t at = 0; at < run.count; at += kRun) {
     const int count = run.count - at < kRun ? int(run.count - at) : kRun;
-    const int64_t c = first + at;
-    const T *z = run.z + at, *z_adv = run.z_adv + at;
-#pragma GCC ivdep
-    for (int i = 0; i < count; ++i) {
-      A x, y;
-      element_gradient<A>(signed_change, {g.change[c + i], g.benign[c + i], g.adversarial[c + i]}, to_float(z[i]),
-                          to_float(z_adv[i]), x, y);
-      a[i] = g.chosen[c + i] ? x : 0;
-      b[i] = g.chosen[c + i] ? y : 0;
-    }
-    write_run<T>(run.z, run.base, run.grad, at, count, a);
-    write_run<T>(run.z_adv, run.base_adv, run.grad_adv, at, count, b);
+    const auto coefficients = [&](int i) {
+      return RowGradient<V>{load<V>(g.change + at + i), load<V>(g.benign + at + i), load<V>(g.adversarial + at + i)};
+    };
+    const auto chosen = [&](int i) { return load<typename V::M>(g.chosen + at + i); };
+    write_gradient(signed_change, run, at, count, coefficients, chosen);
   }
 }

@@ -9,6 +9,21 @@
 
 namespace neurosens {
 
+template <int bytes>
+struct Integer;
+template <>
+struct Integer<2> {
+  using type = int16_t;
+};
+template <>
+struct Integer<4> {
+  using type = int32_t;
+};
+template <>
+struct Integer<8> {
+  using type = int64_t;
+};
+
 constexpr int kTile = 64;       // channels that a tile of results holds
 constexpr int kRangeTiles = 8;  // tiles that one call on columns covers, in the order of memory
 constexpr int kRange = kRangeTiles * kTile;
@@ -43,11 +58,12 @@ struct GradientRun {
   T *grad, *grad_adv;
 };
 
-// RowGradient of every channel of a range, and whether the channel was chosen.
+// RowGradient of every channel of a range, and whether the channel was chosen: all bits set, or none.
 template <typename A>
 struct ChannelGradients {
-  alignas(64) A change[kRange], benign[kRange], adversarial[kRange];
-  alignas(64) bool chosen[kRange];
+  using Mask = typename Integer<sizeof(A)>::type;
+  alignas(64) A change[kRange] = {}, benign[kRange] = {}, adversarial[kRange] = {};
+  alignas(64) Mask chosen[kRange] = {};
 };
 
 // Totals of a range of channels, structure of arrays with `pitch` doubles per line.
@@ -76,7 +92,7 @@ struct PairKernels {
   // A gradient before any distance adds to it; the other two write whole ones, of one row or of one position.
   void (*base_gradient)(const T* relu_out, const T* base, int64_t count, T* grad);
   void (*row_gradient)(bool signed_change, RowGradient<A> g, const GradientRun<T>& run);
-  void (*column_gradient)(bool signed_change, const ChannelGradients<A>& g, int first, const GradientRun<T>& run);
+  void (*column_gradient)(bool signed_change, const ChannelGradients<A>& g, const GradientRun<T>& run);
   void (*project)(T* adversarial, const T* gradient, const T* origin, int64_t count, LinfStep step);
 };
 

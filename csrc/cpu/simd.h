@@ -32,21 +32,6 @@ struct Native<double> {
   static constexpr int64_t kMagnitude = 0x7fffffffffffffffLL;
 };
 
-template <int bytes>
-struct Integer;
-template <>
-struct Integer<2> {
-  using type = int16_t;
-};
-template <>
-struct Integer<4> {
-  using type = int32_t;
-};
-template <>
-struct Integer<8> {
-  using type = int64_t;
-};
-
 template <typename A>
 constexpr int kWidth = kVectorBytes / int(sizeof(A));
 
@@ -68,6 +53,14 @@ NS_HD Vector<A> operator+(Vector<A> a, Vector<A> b) {
 template <typename A>
 NS_HD Vector<A> operator-(Vector<A> a, Vector<A> b) {
   return {a.v - b.v};
+}
+template <typename A>
+NS_HD Vector<A> operator-(Vector<A> x) {
+  return {-x.v};
+}
+template <typename A>
+NS_HD Vector<A> operator*(Vector<A> a, Vector<A> b) {
+  return {a.v * b.v};
 }
 template <typename A>
 NS_HD Vector<A> absolute(Vector<A> x) {
@@ -92,6 +85,17 @@ NS_HD void store(void* p, V v) {
 template <typename V, typename M>
 NS_HD V choose(V first, V second, M mask) {
   return (V)(((M)first & mask) | ((M)second & ~mask));
+}
+
+template <typename A>
+NS_HD Vector<A> where_zero(Vector<A> x, Vector<A> then, Vector<A> otherwise) {
+  return {choose(then.v, otherwise.v, (typename Vector<A>::M)(x.v == 0))};
+}
+template <typename A>
+NS_HD Vector<A> sign(Vector<A> x) {
+  const Vector<A> one = broadcast<A>(1);
+  const auto negative = choose((-one).v, x.v, (typename Vector<A>::M)(x.v < 0));
+  return {choose(one.v, negative, (typename Vector<A>::M)(x.v > 0))};  // NaN and zero stay
 }
 
 // Folds `count` lanes by halving, l with l + count / 2 first, whatever the register width: 16 bytes at a time.
@@ -186,6 +190,8 @@ NS_HD VF load_half(const Half* p) {
 }
 #endif
 using neurosens::larger;
+using neurosens::sign;
+using neurosens::where_zero;
 
 // The lanes of a register as doubles, for sums across samples.
 template <typename A>

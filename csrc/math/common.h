@@ -30,4 +30,14 @@ NS_HD bool is_nan(T x) {
   return !(x == x);
 }
 
+template <typename A>
+NS_HD A sign(A x) {
+  return x > 0 ? A(1) : x < 0 ? A(-1) : x;  // NaN and zero stay
+}
+
+template <typename A>
+NS_HD A where_zero(A x, A then, A otherwise) {
+  return x == 0 ? then : otherwise;
+}
+
 }  // namespace neurosens

@@ -18,6 +18,13 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+template <typename T>
+constexpr uint16_t kNegativeInfinity = 0;
+template <>
+inline constexpr uint16_t kNegativeInfinity<Half> = 0xfc00;
+template <>
+inline constexpr uint16_t kNegativeInfinity<BFloat16> = 0xff80;
+
 template <typename To, typename From>
 NS_HD To bit_copy(From from) {
   static_assert(sizeof(To) == sizeof(From), "same size");

@@ -191,18 +191,14 @@ NS_HD RowGradient<A> row_gradient(Distance distance, const A* row, A positions, 
   return {1 / product, change_dot / (benign_sq * product), -change_dot_adv / (adversarial_sq * product)};
 }
 
-template <typename A>
-NS_HD A sign(A x) {
-  return x > 0 ? A(1) : x < 0 ? A(-1) : x;  // NaN and zero stay
-}
-
-// A distance that does not depend on z or z' by itself has the coefficient 0: infinity times 0 must not make NaN.
-template <typename A>
-NS_HD void element_gradient(bool signed_change, RowGradient<A> g, A z, A z_adv, A& grad, A& grad_adv) {
-  const A d = z_adv - z;
-  const A change = g.change * (signed_change ? sign(d) : d);
-  grad = g.benign == 0 ? -change : fused_multiply_add(g.benign, z, -change);
-  grad_adv = g.adversarial == 0 ? change : fused_multiply_add(g.adversarial, z_adv, change);
+// The gradient of one element, or of a vector of them. A distance that does not depend on z or z' by itself has the
+// coefficient 0 there: infinity times 0 must not make NaN.
+template <typename V>
+NS_HD void element_gradient(bool signed_change, RowGradient<V> g, V z, V z_adv, V& grad, V& grad_adv) {
+  const V d = z_adv - z;
+  const V change = g.change * (signed_change ? sign(d) : d);
+  grad = where_zero(g.benign, -change, fused_multiply_add(g.benign, z, -change));
+  grad_adv = where_zero(g.adversarial, change, fused_multiply_add(g.adversarial, z_adv, change));
 }
 
 }  // namespace neurosens
