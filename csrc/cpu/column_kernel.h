@@ -44,22 +44,25 @@ struct Prefetch {
 };
 
 // Adds positions [0, positions) of the channels of one read; channels stay in the order of parts.
-template <typename T, typename P>
+template <Reading R, typename T, typename P>
 NS_HD void add_columns(const Block<T>& block, int64_t positions, int channel, const P& prefetch,
                        Tile<accumulate_t<T>>& tile) {
   using A = accumulate_t<T>;
   using V = Vector<A>;
   const T *z = block.z + channel, *z_adv = block.z_adv + channel;
   for (int i = 0; i < Elements<T>::kParts; ++i) {
-    RowSums<V> sums = {};
+    RowSums<V, R> sums = {};
     const int at = channel + i * kWidth<A>;
     for (int64_t s = 0; s < positions; ++s) {
       prefetch.step(at / kWidth<A>, s, positions);
       sums.add(Elements<T>::part(z + s * block.pitch, i), Elements<T>::part(z_adv + s * block.pitch_adv, i));
     }
-    for (int k = 0; k < kRowSums; ++k) store(tile.row[k] + at, load<V>(tile.row[k] + at) + sums.sum[k]);
-    A* peak = tile.row[kChangeMax] + at;
-    store(peak, larger(sums.change_max, load<V>(peak)));
+    for (int k = 0; k < kRowSums; ++k)
+      if (reads<R>(k)) store(tile.row[k] + at, load<V>(tile.row[k] + at) + sums.sum[k]);
+    if constexpr (R == kEverything) {
+      A* peak = tile.row[kChangeMax] + at;
+      store(peak, larger(sums.change_max, load<V>(peak)));
+    }
   }
 }
 
@@ -149,18 +152,19 @@ struct RowSource : TileInput<T> {
 
 // Puts the channels into their order and settles what the fast passes left open; `recount` says that no count of
 // positive elements can be relied on.
-template <typename Source>
+template <Reading R, typename Source>
 NS_HD void finish_tile(const Source& source, int64_t positions, int padded, bool recount,
                        Tile<accumulate_t<typename Source::type>>& tile) {
   using T = typename Source::type;
   using A = accumulate_t<T>;
   if constexpr (Elements<T>::kParts == 2) {
     for (int k = 0; k <= kChangeMax; ++k) {
-      if (k == kBenignPositive || k == kAdversarialPositive) continue;
+      if (k == kBenignPositive || k == kAdversarialPositive || !reads<R>(k)) continue;
       for (int c = 0; c < padded; c += kSpan<T>)
         interleave(tile.row[k] + c, load<Vector<A>>(tile.row[k] + c), load<Vector<A>>(tile.row[k] + c + kWidth<A>));
     }
   }
+  if (R != kEverything) return;
   int nan = recount;
   for (int c = 0; c < padded; ++c) {
     // Adding zero turns -0 into +0, so that the order of equal zeros does not show.
@@ -192,7 +196,7 @@ NS_HD Prefetch<T, Source<T>> prefetch_of(const Source<T>& source, int64_t s) {
 }
 
 // What one tile carries from block to block.
-template <typename Source>
+template <Reading R, typename Source>
 struct TileState {
   using T = typename Source::type;
   using A = accumulate_t<T>;
@@ -212,7 +216,7 @@ struct TileState {
   }
   NS_HD void clear(Tile<A>& tile) const {
     for (int k = 0; k < kRowCount; ++k)
-      for (int c = 0; c < padded; ++c) tile.row[k][c] = k < kBenignMax ? A(0) : A(-__builtin_inff());
+      for (int c = 0; reads<R>(k) && c < padded; ++c) tile.row[k][c] = k < kBenignMax ? A(0) : A(-__builtin_inff());
   }
   NS_HD void start_chunk(bool many) {
     for (auto& e : extremes) e.clear();
@@ -221,8 +225,8 @@ struct TileState {
   NS_HD void add_block(int64_t s, int64_t length, bool many, typename Source::Copy& copy) {
     const Block<T> block = source.block(s, length, padded, copy);
     const auto prefetch = prefetch_of(source, s + length);
-    for (int c = 0; c < padded; c += kSpan<T>) add_columns(block, length, c, prefetch, many ? part : *out);
-    for (int c = 0; c < padded; c += E::kStep) {
+    for (int c = 0; c < padded; c += kSpan<T>) add_columns<R>(block, length, c, prefetch, many ? part : *out);
+    for (int c = 0; R == kEverything && c < padded; c += E::kStep) {
       E e = extremes[c / E::kStep];
       for (int64_t i = 0; i < length; ++i) e.add(block.z + i * block.pitch + c, block.z_adv + i * block.pitch_adv + c);
       extremes[c / E::kStep] = e;
@@ -231,10 +235,11 @@ struct TileState {
   NS_HD void end_chunk(bool many) {
     Tile<A>& tile = *out;
     for (int c = 0; c < padded && many; ++c) {
-      for (int k = 0; k < kRowSums; ++k) tile.row[k][c] += part.row[k][c];
-      tile.row[kChangeMax][c] = larger(part.row[kChangeMax][c], tile.row[kChangeMax][c]);
+      for (int k = 0; k < kRowSums; ++k)
+        if (reads<R>(k)) tile.row[k][c] += part.row[k][c];
+      if (R == kEverything) tile.row[kChangeMax][c] = larger(part.row[kChangeMax][c], tile.row[kChangeMax][c]);
     }
-    for (int c = 0; c < padded; c += E::kStep)
+    for (int c = 0; R == kEverything && c < padded; c += E::kStep)
       extremes[c / E::kStep].add_lanes(tile.row[kBenignMax] + c, tile.row[kAdversarialMax] + c,
                                        tile.row[kBenignPositive] + c, tile.row[kAdversarialPositive] + c);
   }
@@ -242,10 +247,10 @@ struct TileState {
 
 // The tiles of neighbouring channels, `in.channels` in all. Every block goes through all tiles before the next
 // one, which follows the order of the memory of columns. Lanes past the channels hold nothing of use.
-template <typename Source, typename T>
+template <Reading R, typename Source, typename T>
 void tile_statistics(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* tiles) {
   const int count = (in.channels + kTile - 1) / kTile;
-  TileState<Source> state[Source::kTiles];
+  TileState<R, Source> state[Source::kTiles];
   for (int t = 0; t < count; ++t) {
     const int left = in.channels - t * kTile;
     state[t].source = Source::tile_of(in, t * kTile, left < kTile ? left : kTile);
@@ -262,5 +267,5 @@ void tile_statistics(const TileInput<T>& in, int64_t positions, Tile<accumulate_
     }
     for (int t = 0; t < count; ++t) state[t].end_chunk(many);
   }
-  for (int t = 0; t < count; ++t) finish_tile(state[t].source, positions, state[t].padded, false, tiles[t]);
+  for (int t = 0; t < count; ++t) finish_tile<R>(state[t].source, positions, state[t].padded, false, tiles[t]);
 }

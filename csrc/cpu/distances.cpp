@@ -29,13 +29,14 @@ void write_means(const Pair& pair, Distance distance, Pair* relu, Means& means) 
   const int64_t per_sample = divide_up(shape.channels, tiles.range());
   parallel_tasks(shape.samples * per_sample, pair.benign.numel(), [&](int64_t task) {
     const int64_t n = task / per_sample;
-    tiles.statistics(n, task % per_sample * tiles.range(), [&](int64_t first, const Tile<A>& tile, int channels) {
-      for (int c = 0; c < channels; ++c) {
-        const int64_t at = n * shape.channels + first + c;
-        sensitivities[at] = row_distance(Distance::kL1, &tile.row[0][c], A(shape.positions), kTile);
-        if (!same) distances[at] = row_distance(distance, &tile.row[0][c], A(shape.positions), kTile);
-      }
-    });
+    tiles.statistics(n, task % per_sample * tiles.range(), reading_of(distance),
+                     [&](int64_t first, const Tile<A>& tile, int channels) {
+                       for (int c = 0; c < channels; ++c) {
+                         const int64_t at = n * shape.channels + first + c;
+                         sensitivities[at] = row_distance(Distance::kL1, &tile.row[0][c], A(shape.positions), kTile);
+                         if (!same) distances[at] = row_distance(distance, &tile.row[0][c], A(shape.positions), kTile);
+                       }
+                     });
   });
   A* sensitivity = static_cast<A*>(means.sensitivity.mutable_data_ptr());
   A* mean = static_cast<A*>(means.distances.mutable_data_ptr());
@@ -135,7 +136,7 @@ class GradientWriter {
     RowGradient<A> g;
     const auto coefficients = [&](int64_t, const Tile<A>& tile, int) { g = weighted(c, &tile.row[0][0], kTile); };
     if (needs_statistics())  // the row stays in the cache for the second read
-      tiles_.statistics(n, c, coefficients, 1);
+      tiles_.statistics(n, c, kMoments, coefficients, 1);
     else
       coefficients(c, Tile<A>{}, 1);
     kernels_.row_gradient(distance_ == Distance::kL1, g, run(n, c, 0, shape_.positions));
@@ -156,7 +157,7 @@ class GradientWriter {
       }
     };
     if (needs_statistics())
-      tiles_.statistics(n, first, coefficients);
+      tiles_.statistics(n, first, kMoments, coefficients);
     else
       for (int64_t c = 0; c < count; c += kTile)
         coefficients(first + c, Tile<A>{}, int(std::min<int64_t>(kTile, count - c)));

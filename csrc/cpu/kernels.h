@@ -76,8 +76,9 @@ struct TermTotals {
 template <typename T>
 struct PairKernels {
   using A = accumulate_t<T>;
-  void (*rows)(const TileInput<T>& in, int64_t positions, Tile<A>* out);
-  void (*columns)(const TileInput<T>& in, int64_t positions, Tile<A>* out);
+  // Row statistics, one function for each Reading; what it does not gather is not written.
+  using Read = void (*)(const TileInput<T>& in, int64_t positions, Tile<A>* out);
+  Read rows[kReadings], columns[kReadings];
   // Adds one sample's terms of a tile to totals at channel `first`; stores both channel means for the frequencies.
   void (*add_terms)(const Tile<A>& tile, int channels, int64_t positions, TermTotals totals, int64_t first, A* mean,
                     A* mean_adv);

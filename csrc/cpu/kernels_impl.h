@@ -36,19 +36,21 @@ TileInput<T> relu_of_rows(const TileInput<T>& in, int64_t positions) {
   return in.after_relu();
 }
 
-template <typename T>
+template <Reading R, typename T>
 void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out) {
-  if (positions < kLongRow) {
-    tile_statistics<RowSource<T>>(relu_of_rows(in, positions), positions, out);
-    return;
+  if (positions < (R == kEverything ? kLongRow : kGroup<T>)) {
+    tile_statistics<R, RowSource<T>>(relu_of_rows(in, positions), positions, out);
+  } else if constexpr (R != kEverything) {
+    long_row_sums<R>(in, positions, *out);
+  } else {
+    long_rows(in, positions, *out);
+    finish_tile<R>(RowSource<T>(in.after_relu()), positions, in.channels, positions > Extremes<T>::kCapacity, *out);
   }
-  long_rows(in, positions, *out);
-  finish_tile(RowSource<T>(in.after_relu()), positions, in.channels, positions > Extremes<T>::kCapacity, *out);
 }
 
-template <typename T>
+template <Reading R, typename T>
 void columns(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out) {
-  tile_statistics<ColumnSource<T>>(in, positions, out);
+  tile_statistics<R, ColumnSource<T>>(in, positions, out);
 }
 
 template <typename T>
@@ -72,8 +74,8 @@ uint64_t read(const char* bytes, int64_t count) {
 
 template <typename T>
 constexpr PairKernels<T> table() {
-  return {rows<T>,
-          columns<T>,
+  return {{rows<kEverything, T>, rows<kChange, T>, rows<kMoments, T>},
+          {columns<kEverything, T>, columns<kChange, T>, columns<kMoments, T>},
           add_terms<T>,
           add_frequencies<accumulate_t<T>>,
           largest_finite<T>,

@@ -22,11 +22,12 @@ Tensor pair_statistics(const Tensor& benign, const Tensor& adversarial, int64_t 
     const int64_t per_sample = divide_up(shape.channels, tiles.range());
     parallel_tasks(shape.samples * per_sample, benign.numel(), [&](int64_t task) {
       const int64_t n = task / per_sample;
-      tiles.statistics(n, task % per_sample * tiles.range(), [&](int64_t first, const Tile<A>& tile, int channels) {
-        A* row = rows + (n * shape.channels + first) * kRowCount;
-        for (int c = 0; c < channels; ++c)
-          for (int k = 0; k < kRowCount; ++k) row[c * kRowCount + k] = tile.row[k][c];
-      });
+      tiles.statistics(n, task % per_sample * tiles.range(), kEverything,
+                       [&](int64_t first, const Tile<A>& tile, int channels) {
+                         A* row = rows + (n * shape.channels + first) * kRowCount;
+                         for (int c = 0; c < channels; ++c)
+                           for (int k = 0; k < kRowCount; ++k) row[c * kRowCount + k] = tile.row[k][c];
+                       });
     });
   });
   return out;
@@ -106,7 +107,7 @@ class Accumulation {
   }
   void add_rows(int64_t g, int64_t r, TermTotals out) {
     for (int64_t n = g * part_.group; n < end_of_group(g); ++n) {
-      tiles_.statistics(n, r * part_.range, [&](int64_t c, const Tile<A>& tile, int channels) {
+      tiles_.statistics(n, r * part_.range, kEverything, [&](int64_t c, const Tile<A>& tile, int channels) {
         tiles_.kernels_of().add_terms(tile, channels, shape_.positions, out, c, means(false, n) + c,
                                       means(true, n) + c);
       });

@@ -117,10 +117,64 @@ NS_HD void long_rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_
       const int64_t at = first + c;
       const T *z = in.z + at * in.stride, *z_adv = in.z_adv + at * in.stride_adv;
       if (in.relu)
-        row_statistics(in.relu + at * in.stride, in.relu_adv + at * in.stride_adv, z, z_adv, positions, rows[c]);
+        row_statistics<T>(in.relu + at * in.stride, in.relu_adv + at * in.stride_adv, z, z_adv, positions, rows[c]);
       else
         row_statistics<T>(z, z_adv, nullptr, nullptr, positions, rows[c]);
     }
     transpose(rows[0], kTileRows, kTileRows, kLanes, &tile.row[0][first]);
+  }
+}
+
+// Lane sums of what R gathers of one row of at least one group; `sums` holds kLanes lanes for each statistic.
+template <Reading R, typename T>
+NS_HD void row_sums(const T* z, const T* z_adv, const T* relu_of, const T* relu_of_adv, int64_t positions,
+                    accumulate_t<T> (*sums)[kLanes][kLanes], int row) {
+  using A = accumulate_t<T>;
+  using V = Vector<A>;
+  constexpr int kParts = Elements<T>::kParts;
+  const auto add = [&](const T* x, const T* y, int64_t count) {
+    for (int lane = 0; lane < kLanes; lane += kWidth<A>) {
+      RowSums<V, R> part[kParts] = {};
+      for (int64_t at = lane * kParts; at < count; at += kParts * kLanes)
+        for (int i = 0; i < kParts; ++i) part[i].add(Elements<T>::part(x + at, i), Elements<T>::part(y + at, i));
+      for (int k = 0; k < kRowSums; ++k) {
+        A* to = sums[k][row] + lane;
+        for (int i = 0; reads<R>(k) && i < kParts; ++i) store(to, load<V>(to) + part[i].sum[k]);
+      }
+    }
+  };
+  const int64_t whole = positions - positions % kGroup<T>;
+  for (int64_t s = 0; s < positions; s += kRowBlock<T>) {
+    const int64_t left = positions - s < kRowBlock<T> ? positions - s : kRowBlock<T>;
+    if (relu_of) {
+      relu(relu_of + s, left, const_cast<T*>(z) + s);
+      relu(relu_of_adv + s, left, const_cast<T*>(z_adv) + s);
+    }
+    if (s < whole) add(z + s, z_adv + s, whole - s < kRowBlock<T> ? whole - s : kRowBlock<T>);
+  }
+  if (whole == positions) return;
+  const int64_t last = positions - kGroup<T>;
+  const Rest<T> rest(z + last, int(positions - whole)), rest_adv(z_adv + last, int(positions - whole));
+  add(rest.zeroed, rest_adv.zeroed, kGroup<T>);
+}
+
+// The sums of the rows of a tile, eight rows at a time.
+template <Reading R, typename T>
+NS_HD void long_row_sums(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>& tile) {
+  using A = accumulate_t<T>;
+  for (int first = 0; first < in.channels; first += kLanes) {
+    alignas(64) A sums[kRowSums][kLanes][kLanes];
+    for (int k = 0; k < kRowSums; ++k)
+      if (reads<R>(k)) memset(sums[k], 0, sizeof sums[k]);
+    for (int c = 0; c < kLanes && first + c < in.channels; ++c) {
+      const int64_t at = (first + c) * in.stride, at_adv = (first + c) * in.stride_adv;
+      const T *z = in.z + at, *z_adv = in.z_adv + at_adv;
+      if (in.relu)
+        row_sums<R, T>(in.relu + at, in.relu_adv + at_adv, z, z_adv, positions, sums, c);
+      else
+        row_sums<R, T>(z, z_adv, nullptr, nullptr, positions, sums, c);
+    }
+    for (int k = 0; k < kRowSums; ++k)
+      if (reads<R>(k)) fold_lanes(sums[k], &tile.row[k][first], Add());
   }
 }

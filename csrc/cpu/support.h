@@ -53,10 +53,10 @@ class Tiles {
   // Row statistics of the range that begins at `channel`, into up to kRangeTiles tiles; `use(c, tile, channels)` is
   // then called for every tile, c its first channel. The range has `most` channels at most.
   template <typename F>
-  void statistics(int64_t sample, int64_t channel, F&& use, int64_t most = kRange) const {
+  void statistics(int64_t sample, int64_t channel, Reading reading, F&& use, int64_t most = kRange) const {
     Tile<accumulate_t<T>> tiles[kRangeTiles];
     const TileInput<T> in = input(sample, channel, most);
-    (rows_ ? kernels_.rows : kernels_.columns)(in, a_.positions, tiles);
+    (rows_ ? kernels_.rows : kernels_.columns)[reading](in, a_.positions, tiles);
     for (int c = 0; c < in.channels; c += kTile)
       use(channel + c, tiles[c / kTile], in.channels - c < kTile ? in.channels - c : kTile);
   }

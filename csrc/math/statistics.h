@@ -52,8 +52,18 @@ constexpr int kRowTerms = kBenignFrequency;  // terms that one row alone determi
 // A neuron counts as firing above this share of its sample's largest channel mean.
 constexpr double kActivationFrequencyShare = 0.01;
 
+// What a reading gathers: every statistic, the change alone (sensitivity), or what distances need.
+enum Reading { kEverything, kChange, kMoments, kReadings };
+
+template <Reading R>
+NS_HD constexpr bool reads(int row) {
+  return R == kEverything || row == kChangeL1 ||
+         (R == kMoments &&
+          (row == kChangeSq || row == kChangeDot || row == kBenignSq || row == kAdversarialSq || row == kPairDot));
+}
+
 // Running sums of one lane; V is a scalar or a vector of lanes.
-template <typename V>
+template <typename V, Reading R = kEverything>
 struct RowSums {
   V sum[kRowSums];
   V change_max;
@@ -62,16 +72,20 @@ struct RowSums {
     const V d = z_adv - z;
     const V size = absolute(d);
     sum[kChangeL1] += size;
-    sum[kChangeSum] += d;
-    sum[kChangeSq] = fused_multiply_add(d, d, sum[kChangeSq]);
-    sum[kChangeDot] = fused_multiply_add(d, z, sum[kChangeDot]);
-    sum[kBenignSum] += z;
-    sum[kAdversarialSum] += z_adv;
-    sum[kBenignL1] += absolute(z);
-    sum[kBenignSq] = fused_multiply_add(z, z, sum[kBenignSq]);
-    sum[kAdversarialSq] = fused_multiply_add(z_adv, z_adv, sum[kAdversarialSq]);
-    sum[kPairDot] = fused_multiply_add(z, z_adv, sum[kPairDot]);
-    change_max = larger(size, change_max);
+    if constexpr (R != kChange) {
+      sum[kChangeSq] = fused_multiply_add(d, d, sum[kChangeSq]);
+      sum[kChangeDot] = fused_multiply_add(d, z, sum[kChangeDot]);
+      sum[kBenignSq] = fused_multiply_add(z, z, sum[kBenignSq]);
+      sum[kAdversarialSq] = fused_multiply_add(z_adv, z_adv, sum[kAdversarialSq]);
+      sum[kPairDot] = fused_multiply_add(z, z_adv, sum[kPairDot]);
+    }
+    if constexpr (R == kEverything) {
+      sum[kChangeSum] += d;
+      sum[kBenignSum] += z;
+      sum[kAdversarialSum] += z_adv;
+      sum[kBenignL1] += absolute(z);
+      change_max = larger(size, change_max);
+    }
   }
 };
 
@@ -143,21 +157,23 @@ NS_HD A frequency_term(A mean, A threshold) {
 // Distances between the two rows of a pair that a similarity loss can use.
 enum class Distance { kL1, kMeanSquare, kL2, kCosine };
 
+// What has to be read for a distance and the sensitivity.
+NS_HD Reading reading_of(Distance distance) { return distance == Distance::kL1 ? kChange : kMoments; }
+
 template <typename A>
 NS_HD A row_distance(Distance distance, const A* row, A positions, int64_t stride) {
-  const A change_sq = row[kChangeSq * stride];
   switch (distance) {
     case Distance::kL1:
       return row[kChangeL1 * stride] / positions;
     case Distance::kMeanSquare:
-      return change_sq / positions;
+      return row[kChangeSq * stride] / positions;
     case Distance::kL2:
-      return square_root(change_sq) / positions;
+      return square_root(row[kChangeSq * stride]) / positions;
     case Distance::kCosine:
       break;
   }
-  return cosine_distance(change_sq, row[kChangeDot * stride], row[kBenignSq * stride], row[kAdversarialSq * stride],
-                         row[kPairDot * stride]);
+  return cosine_distance(row[kChangeSq * stride], row[kChangeDot * stride], row[kBenignSq * stride],
+                         row[kAdversarialSq * stride], row[kPairDot * stride]);
 }
 
 // The gradient of row_distance is linear in the elements of the row:
@@ -171,17 +187,10 @@ struct RowGradient {
 
 template <typename A>
 NS_HD RowGradient<A> row_gradient(Distance distance, const A* row, A positions, int64_t stride) {
+  if (distance == Distance::kL1) return {1 / positions, 0, 0};
+  if (distance == Distance::kMeanSquare) return {2 / positions, 0, 0};
   const A change_sq = row[kChangeSq * stride];
-  switch (distance) {
-    case Distance::kL1:
-      return {1 / positions, 0, 0};
-    case Distance::kMeanSquare:
-      return {2 / positions, 0, 0};
-    case Distance::kL2:
-      return {change_sq == 0 ? A(0) : 1 / (square_root(change_sq) * positions), 0, 0};
-    case Distance::kCosine:
-      break;
-  }
+  if (distance == Distance::kL2) return {change_sq == 0 ? A(0) : 1 / (square_root(change_sq) * positions), 0, 0};
   const A change_dot = row[kChangeDot * stride];
   const A benign_sq = row[kBenignSq * stride], adversarial_sq = row[kAdversarialSq * stride];
   const A product = square_root(benign_sq) * square_root(adversarial_sq);
