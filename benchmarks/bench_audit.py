@@ -14,7 +14,6 @@ is added to the taps' figure.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -31,32 +30,12 @@ from neurosens_fast.columns import SUMS
 from neurosens_fast.models import load_model
 
 from .interleaved import ratio, run_interleaved
+from .memory import peak_bytes
 
 LAYERS = ("convolutions", "norms", "activations")
 CASES = [("cifar-resnet18", 64, 32)]
 if find_spec("torchvision"):
     CASES.append(("torchvision:resnet50", 4, 224))
-
-
-def peak_bytes(function: Callable[[], object], device: str, folder: Path) -> int:
-    """The most bytes that ``function`` held at one time."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        function()
-    trace = folder / "trace.json"
-    profile.export_chrome_trace(str(trace))
-    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event["name"] == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: (event["ts"], event["args"]["Ev Idx"])):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak
 
 
 def unseen_bytes(taps: Taps, pairs: int, device: str) -> float:

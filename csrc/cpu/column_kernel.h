@@ -75,26 +75,20 @@ struct ColumnSource : TileInput<T> {
   // 2 KiB of each half: short enough that the memory is never idle for long.
   static constexpr int64_t kBlock = 2048 / (kTile * int64_t(sizeof(T)));
   using TileInput<T>::z, TileInput<T>::z_adv, TileInput<T>::stride, TileInput<T>::stride_adv, TileInput<T>::channels;
-  using TileInput<T>::relu, TileInput<T>::relu_adv;
   using Copy = T[2][kBlock * kTile];
   static constexpr int kTiles = kRangeTiles;
   ColumnSource() = default;
   explicit NS_HD ColumnSource(const TileInput<T>& in) : TileInput<T>(in) {}
 
   static NS_HD ColumnSource tile_of(const TileInput<T>& in, int first, int channels) {
-    ColumnSource source({in.z + first, in.z_adv + first, in.stride, in.stride_adv, channels});
-    if (in.relu) source.relu = in.relu + first, source.relu_adv = in.relu_adv + first;
-    return source;
+    return ColumnSource(in.from(first, first, channels));
   }
 
   NS_HD Block<T> block(int64_t s, int64_t length, int padded, Copy& copy) const {
     // Whole vectors would read past a partial tile; rows at such strides evict each other from L1.
     const bool whole = padded == channels;
     const bool evict = stride * int64_t(sizeof(T)) % 4096 == 0 && length > 1;
-    for (int64_t i = 0; relu && i < length; ++i) {
-      NS_ISA::relu(z + (s + i) * stride, channels, relu + (s + i) * stride);
-      NS_ISA::relu(z_adv + (s + i) * stride_adv, channels, relu_adv + (s + i) * stride_adv);
-    }
+    for (int64_t i = s; i < s + length; ++i) write_relu<T>(*this, i * stride, i * stride_adv, channels);
     const TileInput<T> in = this->after_relu();
     if (whole && !evict) return {in.z + s * stride, in.z_adv + s * stride_adv, stride, stride_adv};
     for (int64_t i = 0; i < length; ++i) {

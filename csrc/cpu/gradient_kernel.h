@@ -39,6 +39,14 @@ void relu(const T* from, int64_t count, T* to) {
   zero_negatives<false>(from, from, count, to);
 }
 
+// Writes the ReLU of `count` adjacent elements of both halves where the input asks for it.
+template <typename T>
+NS_HD void write_relu(const TileInput<T>& in, int64_t at, int64_t at_adv, int64_t count) {
+  if (!in.relu) return;
+  relu(in.z + at, count, in.relu + at);
+  relu(in.z_adv + at_adv, count, in.relu_adv + at_adv);
+}
+
 // What a gradient is before a distance adds to it: 0, or that of ReLU for the incoming `base`.
 template <typename T>
 void base_gradient(const T* relu_out, const T* base, int64_t count, T* grad) {

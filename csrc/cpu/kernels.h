@@ -45,7 +45,18 @@ struct TileInput {
   // Where the ReLU of both goes, at the same strides; what is written is then measured. Null: z is measured as it is.
   T *relu = nullptr, *relu_adv = nullptr;
 
+  // What is measured, once its ReLU is written.
   NS_HD TileInput after_relu() const { return relu ? TileInput{relu, relu_adv, stride, stride_adv, channels} : *this; }
+  // The same for `count` channels from an element on, counted in either half.
+  NS_HD TileInput from(int64_t at, int64_t at_adv, int count) const {
+    return {z + at,
+            z_adv + at_adv,
+            stride,
+            stride_adv,
+            count,
+            relu ? relu + at : nullptr,
+            relu ? relu_adv + at_adv : nullptr};
+  }
 };
 
 // Adjacent elements whose gradients are wanted. `base` is the incoming gradient that passes where z, a ReLU's

@@ -28,11 +28,7 @@ constexpr int64_t kLongRow = 56;
 // Short rows as they are to be read: their ReLU where that is wanted.
 template <typename T>
 TileInput<T> relu_of_rows(const TileInput<T>& in, int64_t positions) {
-  if (!in.relu) return in;
-  for (int c = 0; c < in.channels; ++c) {
-    relu(in.z + c * in.stride, positions, in.relu + c * in.stride);
-    relu(in.z_adv + c * in.stride_adv, positions, in.relu_adv + c * in.stride_adv);
-  }
+  for (int c = 0; c < in.channels; ++c) write_relu(in, c * in.stride, c * in.stride_adv, positions);
   return in.after_relu();
 }
 

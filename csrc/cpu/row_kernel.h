@@ -66,13 +66,13 @@ NS_HD void store_extremes(const Extremes<T>& extremes, RowTotals<accumulate_t<T>
   store(totals.sum[kAdversarialPositive], extremes.positives_adv());
 }
 
-// The statistics of one row of at least one group, in the order of enum Row, into out[0, kTileRows). With `relu_of`
-// the row is the ReLU of that one, written block by block before it is read.
+// The statistics of one row of at least one group, in the order of enum Row, into out[0, kTileRows).
 template <typename T>
-NS_HD void row_statistics(const T* z, const T* z_adv, const T* relu_of, const T* relu_of_adv, int64_t positions,
-                          accumulate_t<T>* out) {
+NS_HD void row_statistics(const TileInput<T>& row, int64_t positions, accumulate_t<T>* out) {
   using A = accumulate_t<T>;
   constexpr int kStep = Extremes<T>::kStep;
+  const TileInput<T> read = row.after_relu();
+  const T *z = read.z, *z_adv = read.z_adv;
   RowTotals<A> totals = {};
   for (int k = 1; k < kRowMaxima; ++k)
     for (A& lane : totals.max[k]) lane = -__builtin_inff();
@@ -81,18 +81,12 @@ NS_HD void row_statistics(const T* z, const T* z_adv, const T* relu_of, const T*
   const int64_t whole = positions - positions % kGroup<T>;
   for (int64_t s = 0; s < whole; s += kRowBlock<T>) {
     const int64_t length = whole - s < kRowBlock<T> ? whole - s : kRowBlock<T>;
-    if (relu_of) {
-      relu(relu_of + s, length, const_cast<T*>(z) + s);
-      relu(relu_of_adv + s, length, const_cast<T*>(z_adv) + s);
-    }
+    write_relu(row, s, s, length);
     add_positions<T>(z + s, z_adv + s, length, totals);
     for (int64_t i = s; i < s + length; i += kStep) extremes.add(z + i, z_adv + i);
   }
   if (whole < positions) {
-    if (relu_of) {
-      relu(relu_of + whole, positions - whole, const_cast<T*>(z) + whole);
-      relu(relu_of_adv + whole, positions - whole, const_cast<T*>(z_adv) + whole);
-    }
+    write_relu(row, whole, whole, positions - whole);
     const int64_t last = positions - kGroup<T>;
     const Rest<T> rest(z + last, int(positions - whole)), rest_adv(z_adv + last, int(positions - whole));
     add_positions<T>(rest.zeroed, rest_adv.zeroed, kGroup<T>, totals);
@@ -115,11 +109,7 @@ NS_HD void long_rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_
     const int count = in.channels - first < kLanes ? in.channels - first : kLanes;
     for (int c = 0; c < count; ++c) {
       const int64_t at = first + c;
-      const T *z = in.z + at * in.stride, *z_adv = in.z_adv + at * in.stride_adv;
-      if (in.relu)
-        row_statistics<T>(in.relu + at * in.stride, in.relu_adv + at * in.stride_adv, z, z_adv, positions, rows[c]);
-      else
-        row_statistics<T>(z, z_adv, nullptr, nullptr, positions, rows[c]);
+      row_statistics(in.from(at * in.stride, at * in.stride_adv, 1), positions, rows[c]);
     }
     transpose(rows[0], kTileRows, kTileRows, kLanes, &tile.row[0][first]);
   }
@@ -127,18 +117,19 @@ NS_HD void long_rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_
 
 // Lane sums of what R gathers of one row of at least one group; `sums` holds kLanes lanes for each statistic.
 template <Reading R, typename T>
-NS_HD void row_sums(const T* z, const T* z_adv, const T* relu_of, const T* relu_of_adv, int64_t positions,
-                    accumulate_t<T> (*sums)[kLanes][kLanes], int row) {
+NS_HD void row_sums(const TileInput<T>& row, int64_t positions, accumulate_t<T> (*sums)[kLanes][kLanes], int index) {
   using A = accumulate_t<T>;
   using V = Vector<A>;
   constexpr int kParts = Elements<T>::kParts;
+  const TileInput<T> read = row.after_relu();
+  const T *z = read.z, *z_adv = read.z_adv;
   const auto add = [&](const T* x, const T* y, int64_t count) {
     for (int lane = 0; lane < kLanes; lane += kWidth<A>) {
       RowSums<V, R> part[kParts] = {};
       for (int64_t at = lane * kParts; at < count; at += kParts * kLanes)
         for (int i = 0; i < kParts; ++i) part[i].add(Elements<T>::part(x + at, i), Elements<T>::part(y + at, i));
       for (int k = 0; k < kRowSums; ++k) {
-        A* to = sums[k][row] + lane;
+        A* to = sums[k][index] + lane;
         for (int i = 0; reads<R>(k) && i < kParts; ++i) store(to, load<V>(to) + part[i].sum[k]);
       }
     }
@@ -146,10 +137,7 @@ NS_HD void row_sums(const T* z, const T* z_adv, const T* relu_of, const T* relu_
   const int64_t whole = positions - positions % kGroup<T>;
   for (int64_t s = 0; s < positions; s += kRowBlock<T>) {
     const int64_t left = positions - s < kRowBlock<T> ? positions - s : kRowBlock<T>;
-    if (relu_of) {
-      relu(relu_of + s, left, const_cast<T*>(z) + s);
-      relu(relu_of_adv + s, left, const_cast<T*>(z_adv) + s);
-    }
+    write_relu(row, s, s, left);
     if (s < whole) add(z + s, z_adv + s, whole - s < kRowBlock<T> ? whole - s : kRowBlock<T>);
   }
   if (whole == positions) return;
@@ -167,12 +155,8 @@ NS_HD void long_row_sums(const TileInput<T>& in, int64_t positions, Tile<accumul
     for (int k = 0; k < kRowSums; ++k)
       if (reads<R>(k)) memset(sums[k], 0, sizeof sums[k]);
     for (int c = 0; c < kLanes && first + c < in.channels; ++c) {
-      const int64_t at = (first + c) * in.stride, at_adv = (first + c) * in.stride_adv;
-      const T *z = in.z + at, *z_adv = in.z_adv + at_adv;
-      if (in.relu)
-        row_sums<R, T>(in.relu + at, in.relu_adv + at_adv, z, z_adv, positions, sums, c);
-      else
-        row_sums<R, T>(z, z_adv, nullptr, nullptr, positions, sums, c);
+      const int64_t at = first + c;
+      row_sums<R>(in.from(at * in.stride, at * in.stride_adv, 1), positions, sums, c);
     }
     for (int k = 0; k < kRowSums; ++k)
       if (reads<R>(k)) fold_lanes(sums[k], &tile.row[k][first], Add());

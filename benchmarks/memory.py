@@ -1,0 +1,33 @@
+"""The most memory that torch's allocator had given out at one time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def peak_bytes(function: Callable[[], object], device: str, folder: Path) -> int:
+    """The most bytes that ``function`` held at one time, beyond what lived before.
+
+    On the CPU the running sum of the profiler's allocation events, written to ``folder`` on the way.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    trace = folder / "trace.json"
+    profile.export_chrome_trace(str(trace))
+    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event["name"] == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: (event["ts"], event["args"]["Ev Idx"])):
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    return peak
