@@ -6,10 +6,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from neurosens_fast.capture import Inputs
+from neurosens_fast.capture import Inputs, untouched
+from neurosens_fast.support.random_state import random_state
 
 from .batches import Data, batches, limited, sample_count
-from .isolation import random_state, untouched
 from .progress import Report, progress_bar
 from .setting import Setting
 

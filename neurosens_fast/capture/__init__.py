@@ -8,6 +8,7 @@ modes restored per module, also when an exception passes through.
 from .channels import ACTIVATIONS, CHANNEL_FIRST, CHANNEL_LAST
 from .functional import FUNCTIONAL_MEND, FunctionalActivation, functional_activations
 from .hooks import OutputHooks, logits_of, main_tensor
+from .isolation import untouched
 from .listing import LayerInfo, list_layers
 from .pairs import (
     Inputs,
@@ -62,5 +63,6 @@ __all__ = [
     "plain_forward",
     "read_flags",
     "select_layers",
+    "untouched",
     "verify_pairing",
 ]

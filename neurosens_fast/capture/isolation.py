@@ -1,4 +1,4 @@
-"""Leaving no trace: what an audit takes note of before, and puts back after, whatever happens in between."""
+"""Leaving no trace: what is noted before, and put back after, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from neurosens_fast.capture import evaluation_mode
-from neurosens_fast.support.random_state import random_state
-
-__all__ = ["random_state", "untouched"]
+from .pairs import evaluation_mode
 
 
 @contextmanager
