@@ -1,8 +1,8 @@
 """Neuron sensitivity: how strongly every neuron of a network reacts to an attack, in one read.
 
-``audit`` measures a model, ``attacks`` make the inputs, ``statistics`` holds totals and metrics, ``ops``
-the fused operators, ``reference`` the same in pure PyTorch. Names are loaded when they are first used,
-so that ``python -m neurosens_fast.env`` can report on an installation whose extension is missing.
+``audit`` measures a model, ``attacks`` make the inputs, ``nn`` trains against sensitivity, ``statistics`` holds
+totals and metrics, ``ops`` the fused operators, ``reference`` the same in pure PyTorch. Names are loaded when they
+are first used, so that ``python -m neurosens_fast.env`` can report on an installation whose extension is missing.
 """
 
 from __future__ import annotations
@@ -12,11 +12,22 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import attacks, audit, ops, reference, statistics
+    from . import attacks, audit, nn, ops, reference, statistics
     from .attacks import FGSM, PGD
     from .statistics import PairStatistics
 
-__all__ = ["FGSM", "PGD", "PairStatistics", "__version__", "attacks", "audit", "ops", "reference", "statistics"]
+__all__ = [
+    "FGSM",
+    "PGD",
+    "PairStatistics",
+    "__version__",
+    "attacks",
+    "audit",
+    "nn",
+    "ops",
+    "reference",
+    "statistics",
+]
 
 try:
     __version__ = version("neurosens-fast")

@@ -115,9 +115,13 @@ def plain_forward(model: nn.Module, inputs: Inputs, autocast: torch.dtype | None
 
 def _eager(model: nn.Module) -> AbstractContextManager[Any]:
     """Runs what ``torch.compile`` made of modules as plain code inside, since compiled code calls no hooks."""
-    if any(module.__dict__.get("_compiled_call_impl") is not None for module in model.modules()):
+    if any(_compiled(module) for module in model.modules()):
         return torch.compiler.set_stance("force_eager")
     return nullcontext()
+
+
+def _compiled(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" or module.__dict__.get("_compiled_call_impl") is not None
 
 
 def parameters_device(model: nn.Module) -> torch.device | None:

@@ -62,6 +62,7 @@ def groups_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 def _blocks(module: nn.Module, name: str = "", inside: bool = False) -> Iterator[str]:
     """Outermost modules that have children, are no plain container and stand in one."""
+    module = getattr(module, "tapped_module", module)  # nn.Tapped stands for what it holds
     plain = type(module) in _CONTAINERS
     if inside and not plain:
         if next(module.children(), None) is not None:
