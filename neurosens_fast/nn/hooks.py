@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from neurosens_fast import ops
 from neurosens_fast.capture import check_output, main_tensor
 
-from .records import Recorder, Row, in_backward
+from .records import Recorder, Row, in_backward, overwritten
 
 
 class _Hook:
@@ -78,7 +78,10 @@ class LayerHook(_Hook):
         if row is not self.repeated:
             self._check(row, output)
         recorder = self.recorder
-        if row.chosen and recorder.mode != "pairs":
+        separate = row.chosen and recorder.mode != "pairs"
+        if row.overwritten and (separate or output.requires_grad):
+            raise overwritten(row.name)
+        if separate:
             self._check_halves(row, output)
             row.keep(output)
         else:

@@ -116,7 +116,7 @@ class Row:
         if len(kept) < 2:
             return
         if any(version(output) != before for output, before in kept):
-            raise _overwritten(self.name)
+            raise overwritten(self.name)
         (benign, _), (adversarial, _) = kept
         if detach_benign:
             benign = benign.detach()
@@ -130,11 +130,12 @@ class Row:
         if self._output is None or self.distances is None or not self.distances.requires_grad:
             return  # a compiled model, two separate forwards, or no gradient
         output = self._output()
-        if self.overwritten or (output is not None and version(output) != self._version):
-            raise _overwritten(self.name)
+        if output is not None and version(output) != self._version:
+            raise overwritten(self.name)
 
 
-def _overwritten(name: str) -> RuntimeError:
+def overwritten(name: str) -> RuntimeError:
+    """The sentence for a layer whose output a module after it changes."""
     return RuntimeError(
         f"the output of layer {name!r} was overwritten by an in-place module after it; choose that module instead, or "
         "set its inplace=False"

@@ -88,4 +88,4 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the parameters' gradients by name, which are set to None."""
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad(set_to_none=True)
-    return found
+    return {name.replace("_orig_mod.", ""): gradient for name, gradient in found.items()}

@@ -120,7 +120,7 @@ def test_reentrant_checkpointing_is_refused() -> None:
     x, x_adv, _ = batch()
     sns = SNSLoss(model)
     with (
-        pytest.raises(RuntimeError, match="layer 'act1' ran without gradients .* checkpoint with use_reentrant=False"),
+        pytest.raises(RuntimeError, match=r"layer 'act1' ran without gradients .* checkpoint with use_reentrant=False"),
         sns.pairs(),
     ):
         model(torch.cat((x.requires_grad_(), x_adv)))

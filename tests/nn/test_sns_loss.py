@@ -27,7 +27,7 @@ def layers_of(kind: str) -> list[str]:
     return [f"{name}.1" for name in LAYERS] if kind == "SensitivityTap" else LAYERS
 
 
-def step(model: nn.Module, sns: SNSLoss, joint: bool = True, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+def step(model: Any, sns: SNSLoss, joint: bool = True, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and gradients of a training step: cross-entropy of the adversarial half and the SNS loss."""
     x, x_adv, y = batch(seed=seed)
     if joint:
