@@ -25,12 +25,13 @@ struct StoredRows {
 };
 
 // Row statistics straight from columns of few positions, which are shorter than their statistics.
-template <typename T>
+template <typename T, typename Tap>
 struct ColumnRows {
   using type = accumulate_t<T>;
+  Tap tap;
   View<T> z, z_adv;  // [N, C, S], C adjacent
   __device__ __forceinline__ void read(const Shape& shape, int64_t n, int64_t c, type (&row)[kRowCount]) const {
-    read_column(z, z_adv, shape, n, c, row);
+    read_column(tap, z, z_adv, shape, n, c, row);
   }
 };
 
@@ -46,11 +47,11 @@ struct RowScratch {
     if (direct(shape)) return {nullptr, nullptr};
     return {arena.take<accumulate_t<T>>(shape.rows() * kRowCount), take_parts<T>(arena, shape)};
   }
-  template <typename T, typename Use>
-  static void read(const View<T>& z, const View<T>& z_adv, const Pieces<accumulate_t<T>>& pieces, const Shape& shape,
-                   cudaStream_t stream, Use&& use) {
-    if (direct(shape)) return use(ColumnRows<T>{z, z_adv});
-    pair_statistics(z, z_adv, pieces.statistics, pieces.parts, shape, stream);
+  template <typename Tap, typename T, typename Use>
+  static void read(const Tap& tap, const View<T>& z, const View<T>& z_adv, const Pieces<accumulate_t<T>>& pieces,
+                   const Shape& shape, cudaStream_t stream, Use&& use) {
+    if (direct(shape)) return use(ColumnRows<T, Tap>{tap, z, z_adv});
+    pair_statistics(tap, z, z_adv, pieces.statistics, pieces.parts, shape, stream);
     use(StoredRows<accumulate_t<T>>{pieces.statistics});
   }
 };
@@ -180,7 +181,7 @@ void accumulate_pair_statistics(const View<T>& z,      // [N, C, S]
   using A = accumulate_t<T>;
   if (shape.rows() == 0) return;
   const Groups groups = sample_groups(shape);
-  RowScratch::read(z, z_adv, scratch.rows, shape, stream, [&](auto source) {
+  RowScratch::read(Read<T>{}, z, z_adv, scratch.rows, shape, stream, [&](auto source) {
     NS_LAUNCH((group_terms_kernel<decltype(source)>), ceil_divide(groups.count * shape.channels, kGroupThreads),
               kGroupThreads, stream, source, scratch.means, scratch.partials, shape, groups);
   });

@@ -124,11 +124,37 @@ inline bool is_aligned(const T* p, int elements) {
   return reinterpret_cast<uintptr_t>(p) % (sizeof(T) * size_t(elements)) == 0;
 }
 
+// What a kernel does with the packs it reads: nothing else, here. `weights` [C], where given, names the channels
+// to read, those whose weight is not 0; the others count as empty.
+template <typename T>
+struct Read {
+  const accumulate_t<T>* weights = nullptr;
+
+  template <int V>
+  __device__ __forceinline__ bool wants(int64_t channel) const {
+    bool wanted = weights == nullptr;
+    for (int v = 0; v < V && !wanted; ++v) wanted = weights[channel + v] != 0;
+    return wanted;
+  }
+  template <int V>
+  __device__ __forceinline__ Loaded<T, V> load(const T* p) const {
+    return load_word<V>(p);
+  }
+  template <int V>
+  __device__ __forceinline__ Loaded<T, V> take(const T*, const Loaded<T, V>& pack) const {
+    return pack;
+  }
+};
+
 // Reads pairs of packs i, i + step, ... below end, pack i at z + i * stride and z_adv + i * stride_adv,
 // and hands them to `add` in that order. U packs of each tensor are in flight before the first is used.
-template <typename T, int V, int U, typename Add>
-__device__ __forceinline__ void read_pairs(const T* z, int64_t stride, const T* z_adv, int64_t stride_adv, int64_t i,
-                                           int64_t end, int64_t step, Add&& add) {
+template <int V, int U, typename Tap, typename T, typename Add>
+__device__ __forceinline__ void read_pairs(const Tap& tap, const T* z, int64_t stride, const T* z_adv,
+                                           int64_t stride_adv, int64_t i, int64_t end, int64_t step, Add&& add) {
+  const auto load = [&](const T* p) { return tap.template load<V>(p); };
+  const auto use = [&](int u, const Loaded<T, V>& a, const Loaded<T, V>& b) {
+    add(tap.template take<V>(z + u * stride, a), tap.template take<V>(z_adv + u * stride_adv, b));
+  };
   z += i * stride;
   z_adv += i * stride_adv;
   stride *= step;
@@ -136,16 +162,16 @@ __device__ __forceinline__ void read_pairs(const T* z, int64_t stride, const T* 
   Loaded<T, V> a[U], b[U];
   for (; i + (U - 1) * step < end; i += U * step, z += U * stride, z_adv += U * stride_adv) {
 #pragma unroll
-    for (int u = 0; u < U; ++u) a[u] = load_word<V>(z + u * stride), b[u] = load_word<V>(z_adv + u * stride_adv);
+    for (int u = 0; u < U; ++u) a[u] = load(z + u * stride), b[u] = load(z_adv + u * stride_adv);
 #pragma unroll
-    for (int u = 0; u < U; ++u) add(a[u], b[u]);
+    for (int u = 0; u < U; ++u) use(u, a[u], b[u]);
   }
 #pragma unroll
   for (int u = 0; u < U; ++u)
-    if (i + u * step < end) a[u] = load_word<V>(z + u * stride), b[u] = load_word<V>(z_adv + u * stride_adv);
+    if (i + u * step < end) a[u] = load(z + u * stride), b[u] = load(z_adv + u * stride_adv);
 #pragma unroll
   for (int u = 0; u < U; ++u)
-    if (i + u * step < end) add(a[u], b[u]);
+    if (i + u * step < end) use(u, a[u], b[u]);
 }
 
 // Cuts one allocation into aligned pieces; from a null base it only counts the bytes.

@@ -1,95 +1,107 @@
-// neuron_sensitivity and its gradient on CUDA: checks, launch, registration.
+// neuron_sensitivity, paired_sensitivity and their gradients on CUDA: checks, launch, registration.
 #include "neuron_sensitivity.cuh"
-#include "tensors.h"
-
-#include <tuple>
+#include "sensitivities.h"
 
 namespace neurosens::cuda {
 namespace {
 
-Tensor neuron_sensitivity(const Tensor& benign, const Tensor& adversarial, std::string norm, int64_t channel_dim) {
+// Gradients are written in place where they lie like their inputs, else through contiguous copies. A half
+// whose gradient is not needed has no tensor to write to.
+void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adversarial, Distance distance,
+                     int64_t channel_dim, const Tensor& to_benign, const Tensor& to_adversarial) {
   const Device device(benign);
-  const Distance distance = distance_named(norm);
-  const Pair pair = pair_of(benign, adversarial, channel_dim);
-  Tensor out = new_tensor(benign, {pair.layout.channels}, accumulate_type(benign));
+  check_activation(benign, channel_dim, "benign");
+  check_like(adversarial, benign, "adversarial", "benign");
+  check_device(grad, benign, "grad");
+  check_weights(grad, benign.size(channel_dim), benign);
+  if (!to_benign.defined() && !to_adversarial.defined()) return;
+  const Tensor weights = torch::stable::contiguous(grad);
+  const auto channel_second_of = [&](const Tensor& x) { return x.defined() ? channel_second(x, channel_dim) : x; };
+  const Tensor targets[] = {channel_second_of(to_benign), channel_second_of(to_adversarial)};
   with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    const Activations<T> in(pair);
-    const Scratch<SensitivityScratch<T>> scratch(benign, in.shape);
-    neurosens::neuron_sensitivity(in.z, in.z_adv, mutable_data<accumulate_t<T>>(out), *scratch, distance, in.shape,
-                                  device.stream());
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-  });
-  return out;
-}
-
-bool is_dense(const Layout& l, bool columns) {
-  const int64_t other = columns ? l.position_stride : l.channel_stride;
-  const int64_t others = columns ? l.positions : l.channels, adjacent = columns ? l.channels : l.positions;
-  return (others <= 1 || other == adjacent) && (l.samples <= 1 || l.sample_stride == l.channels * l.positions);
-}
-
-// Whether elements of all four tensors meet at equal offsets, with the given axis adjacent.
-bool meet(const std::vector<Tensor>& tensors, bool columns) {
-  for (const Tensor& x : tensors) {
+    Tensor z = channel_second(benign, channel_dim), z_adv = channel_second(adversarial, channel_dim);
+    Tensor to[] = {targets[0], targets[1]};
+    std::vector<Tensor> all = {z, z_adv};
+    for (const Tensor& x : to)
+      if (x.defined()) all.push_back(x);
     Layout l;
-    if (!describe(x, 1, l) || !(columns ? l.columns() : l.rows()) || !is_dense(l, columns)) return false;
-  }
-  return true;
+    describe(z, 1, l);
+    Shape shape = {l.samples, l.channels, l.positions, meet(all, true)};
+    const bool direct = (shape.columns || meet(all, false)) && take_packs<T>({z, z_adv}, shape);
+    if (!direct) {
+      shape.columns = shape.positions <= 1;  // single positions lie alike either way
+      z = contiguous_copy(z), z_adv = contiguous_copy(z_adv);
+      for (Tensor& x : to)
+        if (x.defined()) x = torch::stable::empty_like(z);
+    }
+    const auto written = [](Tensor& x) { return x.defined() ? mutable_data<T>(x) : nullptr; };
+    const Scratch<GradientScratch<T>> scratch(benign, shape, distance);
+    neurosens::neuron_sensitivity_backward(data<accumulate_t<T>>(weights), data<T>(z), data<T>(z_adv), written(to[0]),
+                                           written(to[1]), *scratch, distance, shape, device.stream());
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    for (int half = 0; half < 2 && !direct; ++half)
+      if (Tensor target = targets[half]; target.defined()) torch::stable::copy_(target, to[half]);
+  });
 }
 
-template <typename T>
-bool take_packs(const std::vector<Tensor>& tensors, const Shape& shape) {
-  for (const Tensor& x : tensors)
-    if (!takes_packs(dense(data<T>(x), shape), shape, required_packs<T>(shape))) return false;
-  return true;
+Tensor neuron_sensitivity(const Tensor& benign, const Tensor& adversarial, std::string norm, int64_t channel_dim) {
+  return sensitivities(pair_of(benign, adversarial, channel_dim), distance_named(norm)).distances;
 }
 
 std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const Tensor& benign,
                                                        const Tensor& adversarial, std::string norm, int64_t channel_dim,
                                                        bool needs_benign, bool needs_adversarial) {
-  const Device device(benign);
-  const Distance distance = distance_named(norm);
-  const Pair pair = pair_of(benign, adversarial, channel_dim);
-  check_device(grad, benign, "grad");
-  check_weights(grad, pair.layout.channels, benign);
-  const Tensor weights = torch::stable::contiguous(grad);
-  Tensor grad_benign = torch::stable::empty_like(benign), grad_adversarial = torch::stable::empty_like(adversarial);
-  Tensor view = channel_second(grad_benign, channel_dim), view_adv = channel_second(grad_adversarial, channel_dim);
-  with_element_type(benign, "benign", [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    // Gradients are written in place where they lie like their inputs, else through contiguous copies.
-    Tensor z = channel_second(benign, channel_dim), z_adv = channel_second(adversarial, channel_dim);
-    Tensor out = view, out_adv = view_adv;
-    const Layout& l = pair.layout;
-    Shape shape = {l.samples, l.channels, l.positions, meet({z, z_adv, out, out_adv}, true)};
-    const bool direct = (shape.columns || meet({z, z_adv, out, out_adv}, false)) && take_packs<T>({z, z_adv}, shape);
-    if (!direct) {
-      shape.columns = shape.positions <= 1;  // single positions lie alike either way
-      z = torch::stable::clone(torch::stable::contiguous(z));
-      z_adv = torch::stable::clone(torch::stable::contiguous(z_adv));
-      out = torch::stable::empty_like(z), out_adv = torch::stable::empty_like(z_adv);
-    }
-    const Scratch<GradientScratch<T>> scratch(benign, shape, distance);
-    neurosens::neuron_sensitivity_backward(data<accumulate_t<T>>(weights), data<T>(z), data<T>(z_adv),
-                                           mutable_data<T>(out), mutable_data<T>(out_adv), *scratch, distance, shape,
-                                           device.stream());
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-    if (!direct) {
-      torch::stable::copy_(view, out);
-      torch::stable::copy_(view_adv, out_adv);
-    }
-  });
-  const auto needed = [&](const Tensor& x, bool needs) {
-    return needs ? x : torch::stable::new_empty(x, std::vector<int64_t>{0});
-  };
-  return {needed(grad_benign, needs_benign), needed(grad_adversarial, needs_adversarial)};
+  Tensor to_benign, to_adversarial;
+  if (needs_benign) to_benign = torch::stable::empty_like(benign);
+  if (needs_adversarial) to_adversarial = torch::stable::empty_like(adversarial);
+  write_gradients(grad, benign, adversarial, distance_named(norm), channel_dim, to_benign, to_adversarial);
+  if (!needs_benign) to_benign = new_tensor(benign, {0}, benign.scalar_type());
+  if (!needs_adversarial) to_adversarial = new_tensor(adversarial, {0}, adversarial.scalar_type());
+  return {to_benign, to_adversarial};
+}
+
+std::tuple<Tensor, Tensor> paired_sensitivity(const Tensor& pair, std::string norm, int64_t channel_dim, bool) {
+  const Halves half(pair);
+  const auto result = sensitivities(pair_of(half.benign, half.adversarial, channel_dim), distance_named(norm));
+  return {result.distances, result.sensitivity};
+}
+
+Tensor paired_sensitivity_backward(const Tensor& grad, const Tensor& pair, std::string norm, int64_t channel_dim,
+                                   bool detach_benign) {
+  const Halves half(pair);
+  const Tensor gradient = torch::stable::empty_like(pair);
+  Halves to(gradient);
+  write_gradients(grad, half.benign, half.adversarial, distance_named(norm), channel_dim,
+                  detach_benign ? Tensor() : to.benign, to.adversarial);
+  if (detach_benign) torch::stable::zero_(to.benign);
+  return gradient;
 }
 
 }  // namespace
+
+Sensitivities sensitivities(const Pair& pair, Distance distance) {
+  const Device device(pair.benign);
+  const ScalarType type = accumulate_type(pair.benign);
+  Sensitivities out = {new_tensor(pair.benign, {pair.layout.channels}, type),
+                       new_tensor(pair.benign, {pair.layout.channels}, type)};
+  with_element_type(pair.benign, "benign", [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    using A = accumulate_t<T>;
+    const Activations<T> in(pair);
+    const Scratch<SensitivityScratch<T>> scratch(pair.benign, in.shape, distance);
+    neurosens::neuron_sensitivity(Read<T>{}, in.z, in.z_adv, mutable_data<A>(out.distances),
+                                  mutable_data<A>(out.sensitivity), *scratch, distance, in.shape, device.stream());
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  });
+  return out;
+}
+
 }  // namespace neurosens::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(neurosens_fast, CUDA, m) {
   m.impl("neuron_sensitivity", TORCH_BOX(&neurosens::cuda::neuron_sensitivity));
   m.impl("neuron_sensitivity_backward", TORCH_BOX(&neurosens::cuda::neuron_sensitivity_backward));
+  m.impl("paired_sensitivity", TORCH_BOX(&neurosens::cuda::paired_sensitivity));
+  m.impl("paired_sensitivity_backward", TORCH_BOX(&neurosens::cuda::paired_sensitivity_backward));
 }

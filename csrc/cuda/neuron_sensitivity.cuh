@@ -1,66 +1,80 @@
-// The sensitivity of every neuron, [C], and its gradient.
+// The distances and the sensitivity of every neuron, [C], and the gradient of the distances.
 //
 // Forward: row statistics (one read, see pair_statistics.cuh), then distances summed over groups of
 // samples [G, C] and the groups in order, in float64. Backward: one read and one write of both halves;
-// norms whose gradient depends on the whole row read the pair once more for its statistics.
+// norms whose gradient depends on the whole row read the pair once more for its statistics. Channels
+// whose incoming gradient is 0 are not read.
 #pragma once
 
 #include "accumulate_pair_statistics.cuh"
 
 namespace neurosens {
 
+// The distance of a norm, and after it norm 1, which is the sensitivity, unless both are the same.
+inline int distances_of(Distance distance) { return distance == Distance::kL1 ? 1 : 2; }
+
 template <typename Source>
 __global__ void __launch_bounds__(kGroupThreads) group_distance_kernel(Source source,     // rows [N, C]
-                                                                       double* partials,  // [G, C]
+                                                                       double* partials,  // [1 or 2, G, C]
                                                                        Shape shape, Groups groups, Distance distance) {
   using A = typename Source::type;
-  const int64_t i = int64_t(blockIdx.x) * kGroupThreads + threadIdx.x;
-  if (i >= groups.count * shape.channels) return;
+  const int64_t count = groups.count * shape.channels, i = int64_t(blockIdx.x) * kGroupThreads + threadIdx.x;
+  if (i >= count) return;
   const int64_t group = divide(i, shape.channels), c = i - group * shape.channels;
   const int64_t last = least((group + 1) * groups.samples, shape.samples);
-  double sum = 0;
+  double sum = 0, sensitivity = 0;
   for (int64_t n = group * groups.samples; n < last; ++n) {
     A row[kRowCount];
     source.read(shape, n, c, row);
     sum += double(row_distance(distance, row, A(shape.positions), 1));
+    sensitivity += double(row_distance(Distance::kL1, row, A(shape.positions), 1));
   }
   partials[i] = sum;
+  if (distance != Distance::kL1) partials[count + i] = sensitivity;
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kThreads) mean_distance_kernel(const double* partials,  // [G, C]
-                                                                 A* sensitivity,          // [C]
-                                                                 Shape shape, int64_t groups) {
+__global__ void __launch_bounds__(kThreads) mean_distance_kernel(const double* partials,  // [1 or 2, G, C]
+                                                                 A* distances,            // [C]
+                                                                 A* sensitivity,          // [C] or none
+                                                                 Shape shape, int64_t groups, Distance distance) {
   const int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (c >= shape.channels) return;
-  double sum = 0;
-  for (int64_t g = 0; g < groups; ++g) sum += partials[g * shape.channels + c];
-  sensitivity[c] = A(sum / double(shape.samples));
+  const auto mean = [&](const double* group) {
+    double sum = 0;
+    for (int64_t g = 0; g < groups; ++g) sum += group[g * shape.channels + c];
+    return A(sum / double(shape.samples));
+  };
+  distances[c] = mean(partials);
+  if (sensitivity == nullptr) return;
+  sensitivity[c] = distance == Distance::kL1 ? distances[c] : mean(partials + groups * shape.channels);
 }
 
 template <typename T>
 struct SensitivityScratch {
   RowScratch::Pieces<accumulate_t<T>> rows;
   double* partials;
-  SensitivityScratch(Arena& arena, const Shape& shape)
+  SensitivityScratch(Arena& arena, const Shape& shape, Distance distance)
       : rows(RowScratch::take<T>(arena, shape)),
-        partials(arena.take<double>(sample_groups(shape).count * shape.channels)) {}
+        partials(arena.take<double>(distances_of(distance) * sample_groups(shape).count * shape.channels)) {}
 };
 
-template <typename T>
-void neuron_sensitivity(const View<T>& z,              // [N, C, S]
+template <typename Tap, typename T>
+void neuron_sensitivity(const Tap& tap,
+                        const View<T>& z,              // [N, C, S]
                         const View<T>& z_adv,          // [N, C, S]
-                        accumulate_t<T>* sensitivity,  // [C]
+                        accumulate_t<T>* distances,    // [C]
+                        accumulate_t<T>* sensitivity,  // [C] or none
                         const SensitivityScratch<T>& scratch, Distance distance, const Shape& shape,
                         cudaStream_t stream) {
   const Groups groups = sample_groups(shape);
   if (shape.rows() > 0)
-    RowScratch::read(z, z_adv, scratch.rows, shape, stream, [&](auto source) {
+    RowScratch::read(tap, z, z_adv, scratch.rows, shape, stream, [&](auto source) {
       NS_LAUNCH((group_distance_kernel<decltype(source)>), ceil_divide(groups.count * shape.channels, kGroupThreads),
                 kGroupThreads, stream, source, scratch.partials, shape, groups, distance);
     });
   NS_LAUNCH((mean_distance_kernel<accumulate_t<T>>), ceil_divide(shape.channels, kThreads), kThreads, stream,
-            scratch.partials, sensitivity, shape, groups.count);
+            scratch.partials, distances, sensitivity, shape, groups.count, distance);
 }
 
 // Whether the gradient of an element depends on its whole row.
@@ -70,12 +84,13 @@ template <typename Source>
 __global__ void __launch_bounds__(kGroupThreads)
     row_gradient_kernel(Source source,                                  // rows [N, C]
                         const typename Source::type* grad,              // [C]
-                        RowGradient<typename Source::type>* gradients,  // [N, C]
+                        RowGradient<typename Source::type>* gradients,  // [N, C], not written where grad is 0
                         Shape shape, Distance distance) {
   using A = typename Source::type;
   const int64_t i = int64_t(blockIdx.x) * kGroupThreads + threadIdx.x;
   if (i >= shape.rows()) return;
   const int64_t n = divide(i, shape.channels), c = i - n * shape.channels;
+  if (grad[c] == 0) return;
   A row[kRowCount];
   source.read(shape, n, c, row);
   const RowGradient<A> g = row_gradient(distance, row, A(shape.positions), 1);
@@ -88,41 +103,63 @@ template <typename T>
 struct GradientArguments {
   const T* z;                                     // [N, C, S] or [N, S, C], dense
   const T* z_adv;                                 // as z
-  const accumulate_t<T>* grad;                    // [C], read where rows do not matter
-  const RowGradient<accumulate_t<T>>* gradients;  // [N, C], read where they do
-  T* grad_benign;                                 // as z
-  T* grad_adversarial;                            // as z
+  const accumulate_t<T>* grad;                    // [C]
+  const RowGradient<accumulate_t<T>>* gradients;  // [N, C], read where rows matter and grad is not 0
+  T* grad_benign;                                 // as z, or none
+  T* grad_adversarial;                            // as z, or none
   Shape shape;
   Distance distance;
 };
 
-// V adjacent elements from e on.
+// The coefficients of V adjacent elements from e on, and a bit for each whose channel has a gradient.
+template <typename T, int V, bool PerRow>
+struct PackGradient {
+  using A = accumulate_t<T>;
+  RowGradient<A> of[V];
+  unsigned chosen = 0;
+
+  __device__ __forceinline__ PackGradient(const GradientArguments<T>& p, int64_t e) {
+    RowGradient<A> same = {};
+    if constexpr (!PerRow) {
+      const A unused[kRowCount] = {};
+      same = row_gradient(p.distance, unused, A(p.shape.positions), 1);
+      same.change /= A(p.shape.samples);
+    }
+    Cursor at(p.shape, e);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const A weight = p.grad[at.channel];
+      of[v] = same;
+      of[v].change *= weight;
+      if (weight != 0) {
+        chosen |= 1u << v;
+        if constexpr (PerRow) of[v] = p.gradients[at.row];
+      }
+      if (v + 1 < V) at.next(p.shape);
+    }
+  }
+};
+
+// V adjacent elements from e on. NaN of other channels must not leak: they are left out, not weighed with 0.
 template <typename T, int V, bool PerRow>
 __device__ __forceinline__ void write_gradient(const GradientArguments<T>& p, int64_t e) {
   using A = accumulate_t<T>;
-  Pack<T, V> a = load<V>(p.z + e), b = load<V>(p.z_adv + e);
-  Cursor at(p.shape, e);
-  RowGradient<A> same = {};
-  if constexpr (!PerRow) {
-    const A unused[kRowCount] = {};
-    same = row_gradient(p.distance, unused, A(p.shape.positions), 1);
-    same.change /= A(p.shape.samples);
-  }
+  const PackGradient<T, V, PerRow> gradient(p, e);
+  Pack<T, V> a = {}, b = {};
+  if (gradient.chosen != 0) {
+    a = load<V>(p.z + e), b = load<V>(p.z_adv + e);
 #pragma unroll
-  for (int v = 0; v < V; ++v) {
-    RowGradient<A> g = same;
-    if constexpr (PerRow)
-      g = p.gradients[at.row];
-    else
-      g.change *= p.grad[at.channel];
-    A benign, adversarial;
-    element_gradient(p.distance == Distance::kL1, g, to_float(a.at[v]), to_float(b.at[v]), benign, adversarial);
-    a.at[v] = narrow<T>(benign);
-    b.at[v] = narrow<T>(adversarial);
-    if (v + 1 < V) at.next(p.shape);
+    for (int v = 0; v < V; ++v) {
+      A benign, adversarial;
+      element_gradient(p.distance == Distance::kL1, gradient.of[v], to_float(a.at[v]), to_float(b.at[v]), benign,
+                       adversarial);
+      const bool chosen = gradient.chosen >> v & 1;
+      a.at[v] = chosen ? narrow<T>(benign) : T{};
+      b.at[v] = chosen ? narrow<T>(adversarial) : T{};
+    }
   }
-  store<V>(p.grad_benign + e, a);
-  store<V>(p.grad_adversarial + e, b);
+  if (p.grad_benign) store<V>(p.grad_benign + e, a);
+  if (p.grad_adversarial) store<V>(p.grad_adversarial + e, b);
 }
 
 template <typename T, int V, bool PerRow>
@@ -146,33 +183,44 @@ struct GradientScratch {
   }
 };
 
+// Computes the coefficients of the rows where the norm has any, then calls launch(V, PerRow, blocks): elements per
+// access and whether rows matter, as constants, and the blocks that cover all elements.
+template <typename T, typename Launch>
+void launch_gradient(const GradientArguments<T>& p, const GradientScratch<T>& scratch, bool wide, cudaStream_t stream,
+                     Launch&& launch) {
+  const Shape& shape = p.shape;
+  if (shape.elements() == 0) return;
+  const bool per_row = needs_rows(p.distance);
+  if (per_row)
+    RowScratch::read(Read<T>{p.grad}, dense(p.z, shape), dense(p.z_adv, shape), scratch.rows, shape, stream,
+                     [&](auto source) {
+                       NS_LAUNCH((row_gradient_kernel<decltype(source)>), ceil_divide(shape.rows(), kGroupThreads),
+                                 kGroupThreads, stream, source, p.grad, scratch.gradients, shape, p.distance);
+                     });
+  using Wide = std::integral_constant<int, kWide<T>>;
+  using One = std::integral_constant<int, 1>;
+  const int64_t blocks = ceil_divide(shape.elements(), kThreads * (wide ? kWide<T> : 1));
+  if (wide)
+    per_row ? launch(Wide(), std::true_type(), blocks) : launch(Wide(), std::false_type(), blocks);
+  else
+    per_row ? launch(One(), std::true_type(), blocks) : launch(One(), std::false_type(), blocks);
+}
+
 template <typename T>
 void neuron_sensitivity_backward(const accumulate_t<T>* grad,  // [C]
                                  const T* z,                   // [N, C, S] or [N, S, C], dense
                                  const T* z_adv,               // as z
-                                 T* grad_benign,               // as z
-                                 T* grad_adversarial,          // as z
+                                 T* grad_benign,               // as z, or none
+                                 T* grad_adversarial,          // as z, or none
                                  const GradientScratch<T>& scratch, Distance distance, const Shape& shape,
                                  cudaStream_t stream) {
-  if (shape.elements() == 0) return;
-  const bool per_row = needs_rows(distance);
-  if (per_row)
-    RowScratch::read(dense(z, shape), dense(z_adv, shape), scratch.rows, shape, stream, [&](auto source) {
-      NS_LAUNCH((row_gradient_kernel<decltype(source)>), ceil_divide(shape.rows(), kGroupThreads), kGroupThreads,
-                stream, source, grad, scratch.gradients, shape, distance);
-    });
   const GradientArguments<T> p = {z, z_adv, grad, scratch.gradients, grad_benign, grad_adversarial, shape, distance};
   const bool wide = is_aligned(z, kWide<T>) && is_aligned(z_adv, kWide<T>) && is_aligned(grad_benign, kWide<T>) &&
                     is_aligned(grad_adversarial, kWide<T>);
-  const int64_t blocks = ceil_divide(shape.elements(), kThreads * (wide ? kWide<T> : 1));
-  if (wide && per_row)
-    NS_LAUNCH((element_gradient_kernel<T, kWide<T>, true>), blocks, kThreads, stream, p);
-  else if (wide)
-    NS_LAUNCH((element_gradient_kernel<T, kWide<T>, false>), blocks, kThreads, stream, p);
-  else if (per_row)
-    NS_LAUNCH((element_gradient_kernel<T, 1, true>), blocks, kThreads, stream, p);
-  else
-    NS_LAUNCH((element_gradient_kernel<T, 1, false>), blocks, kThreads, stream, p);
+  launch_gradient(p, scratch, wide, stream, [&](auto vector, auto per_row, int64_t blocks) {
+    NS_LAUNCH((element_gradient_kernel<T, decltype(vector)::value, decltype(per_row)::value>), blocks, kThreads, stream,
+              p);
+  });
 }
 
 }  // namespace neurosens

@@ -2,6 +2,12 @@
 #include "accumulate_pair_statistics.cuh"
 #include "tensors.h"
 
+namespace neurosens {
+
+NS_ALL_PAIR_STATISTICS();
+
+}  // namespace neurosens
+
 namespace neurosens::cuda {
 namespace {
 
@@ -20,8 +26,8 @@ Tensor pair_statistics(const Tensor& benign, const Tensor& adversarial, int64_t 
     using T = std::remove_pointer_t<decltype(type)>;
     const Activations<T> in(pair);
     const Scratch<PartsScratch<T>> scratch(benign, in.shape);
-    neurosens::pair_statistics(in.z, in.z_adv, mutable_data<accumulate_t<T>>(out), (*scratch).parts, in.shape,
-                               device.stream());
+    neurosens::pair_statistics(Read<T>{}, in.z, in.z_adv, mutable_data<accumulate_t<T>>(out), (*scratch).parts,
+                               in.shape, device.stream());
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return out;

@@ -64,8 +64,8 @@ __device__ __forceinline__ void fold_lanes(A (&row)[kRowCount]) {
   }
 }
 
-template <typename T, int V, int Lanes>
-__global__ void __launch_bounds__(kThreads) row_statistics_kernel(View<T> z,                    // [N, C, S], S adjacent
+template <typename T, int V, int Lanes, typename Tap>
+__global__ void __launch_bounds__(kThreads) row_statistics_kernel(Tap tap, View<T> z,           // [N, C, S], S adjacent
                                                                   View<T> z_adv,                // [N, C, S], S adjacent
                                                                   accumulate_t<T>* statistics,  // [P, N, C, 15]
                                                                   Shape shape, int64_t parts, int64_t part_length) {
@@ -89,7 +89,9 @@ __global__ void __launch_bounds__(kThreads) row_statistics_kernel(View<T> z,    
 #pragma unroll
       for (int v = 0; v < V; ++v) state.add(a[v], b[v]);
     };
-    read_pairs<T, V, kInFlight>(z.at(n, c, begin), V, z_adv.at(n, c, begin), V, lane, (end - begin) / V, Lanes, add);
+    if (tap.template wants<1>(c))
+      read_pairs<V, kInFlight>(tap, z.at(n, c, begin), V, z_adv.at(n, c, begin), V, lane, (end - begin) / V, Lanes,
+                               add);
   }
 
   // 3. Fold the threads of a row, in a fixed order.
@@ -122,22 +124,24 @@ __global__ void __launch_bounds__(kThreads) row_statistics_kernel(View<T> z,    
 }
 
 // The statistics of one row by one thread that walks along a column.
-template <typename T>
-__device__ __forceinline__ void read_column(const View<T>& z, const View<T>& z_adv, const Shape& shape, int64_t n,
-                                            int64_t c, accumulate_t<T> (&row)[kRowCount]) {
+template <typename T, typename Tap>
+__device__ __forceinline__ void read_column(const Tap& tap, const View<T>& z, const View<T>& z_adv, const Shape& shape,
+                                            int64_t n, int64_t c, accumulate_t<T> (&row)[kRowCount]) {
   RowState<accumulate_t<T>> state;
   const auto add = [&](const Loaded<T, 1>& a, const Loaded<T, 1>& b) { state.add(a[0], b[0]); };
-  read_pairs<T, 1, 4>(z.at(n, c, 0), z.position_stride, z_adv.at(n, c, 0), z_adv.position_stride, 0, shape.positions, 1,
-                      add);
+  if (tap.template wants<1>(c))
+    read_pairs<1, 4>(tap, z.at(n, c, 0), z.position_stride, z_adv.at(n, c, 0), z_adv.position_stride, 0,
+                     shape.positions, 1, add);
   state.write(row);
   finish_row(row);
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads) column_thread_statistics_kernel(View<T> z,      // [N, C, S], C adjacent
-                                                                            View<T> z_adv,  // [N, C, S], C adjacent
-                                                                            accumulate_t<T>* statistics,  // [N, C, 15]
-                                                                            Shape shape) {
+template <typename T, typename Tap>
+__global__ void __launch_bounds__(kThreads)
+    column_thread_statistics_kernel(Tap tap, View<T> z,           // [N, C, S], C adjacent
+                                    View<T> z_adv,                // [N, C, S], C adjacent
+                                    accumulate_t<T>* statistics,  // [N, C, 15]
+                                    Shape shape) {
   using A = accumulate_t<T>;
   constexpr int kPitch = kRowCount | 1;  // odd, so that a column of `staged` spreads over all banks
   NS_SHARED(A, staged, kThreads * kPitch);
@@ -148,7 +152,7 @@ __global__ void __launch_bounds__(kThreads) column_thread_statistics_kernel(View
   if (row_index < shape.rows()) {
     const int64_t n = divide(row_index, shape.channels);
     A row[kRowCount];
-    read_column(z, z_adv, shape, n, row_index - n * shape.channels, row);
+    read_column(tap, z, z_adv, shape, n, row_index - n * shape.channels, row);
 #pragma unroll
     for (int k = 0; k < kRowCount; ++k) staged[threadIdx.x * kPitch + k] = row[k];
   }
@@ -159,9 +163,9 @@ __global__ void __launch_bounds__(kThreads) column_thread_statistics_kernel(View
     statistics[first * kRowCount + i] = staged[i / kRowCount * kPitch + i % kRowCount];
 }
 
-template <typename T, int V>
+template <typename T, int V, typename Tap>
 __global__ void __launch_bounds__(kThreads)
-    column_block_statistics_kernel(View<T> z,                    // [N, C, S], C adjacent
+    column_block_statistics_kernel(Tap tap, View<T> z,           // [N, C, S], C adjacent
                                    View<T> z_adv,                // [N, C, S], C adjacent
                                    accumulate_t<T>* statistics,  // [P, N, C, 15]
                                    Shape shape, int64_t part_length, int lanes) {
@@ -181,13 +185,13 @@ __global__ void __launch_bounds__(kThreads)
 
   // 2. Read both tensors once.
   RowState<A> state[V];
-  if (channel < shape.channels) {
+  if (channel < shape.channels && tap.template wants<V>(channel)) {
     const auto add = [&](const Loaded<T, V>& a, const Loaded<T, V>& b) {
 #pragma unroll
       for (int v = 0; v < V; ++v) state[v].add(a[v], b[v]);
     };
-    read_pairs<T, V, kInFlight>(z.at(n, channel, begin), z.position_stride, z_adv.at(n, channel, begin),
-                                z_adv.position_stride, slice, length, slices, add);
+    read_pairs<V, kInFlight>(tap, z.at(n, channel, begin), z.position_stride, z_adv.at(n, channel, begin),
+                             z_adv.position_stride, slice, length, slices, add);
   }
 
 #pragma unroll
@@ -259,23 +263,24 @@ inline int required_packs(const Shape& shape) {
   return shape.columns ? 1 : plan<T>(shape).vector;
 }
 
-template <typename T, int V>
-inline void launch_row_statistics(const View<T>& z, const View<T>& z_adv, accumulate_t<T>* out, const Shape& shape,
-                                  const Plan& plan, cudaStream_t stream) {
+template <int V, typename Tap, typename T>
+inline void launch_row_statistics(const Tap& tap, const View<T>& z, const View<T>& z_adv, accumulate_t<T>* out,
+                                  const Shape& shape, const Plan& plan, cudaStream_t stream) {
   const int64_t units = shape.rows() * plan.parts, blocks = ceil_divide(units, kThreads / plan.lanes);
   if (plan.lanes == 8)
-    NS_LAUNCH((row_statistics_kernel<T, V, 8>), blocks, kThreads, stream, z, z_adv, out, shape, plan.parts,
+    NS_LAUNCH((row_statistics_kernel<T, V, 8, Tap>), blocks, kThreads, stream, tap, z, z_adv, out, shape, plan.parts,
               plan.part_length);
   else if (plan.lanes == kWarp)
-    NS_LAUNCH((row_statistics_kernel<T, V, kWarp>), blocks, kThreads, stream, z, z_adv, out, shape, plan.parts,
-              plan.part_length);
+    NS_LAUNCH((row_statistics_kernel<T, V, kWarp, Tap>), blocks, kThreads, stream, tap, z, z_adv, out, shape,
+              plan.parts, plan.part_length);
   else
-    NS_LAUNCH((row_statistics_kernel<T, V, kThreads>), blocks, kThreads, stream, z, z_adv, out, shape, plan.parts,
-              plan.part_length);
+    NS_LAUNCH((row_statistics_kernel<T, V, kThreads, Tap>), blocks, kThreads, stream, tap, z, z_adv, out, shape,
+              plan.parts, plan.part_length);
 }
 
-template <typename T>
-void pair_statistics(const View<T>& z,             // [N, C, S]
+template <typename Tap, typename T>
+void pair_statistics(const Tap& tap,
+                     const View<T>& z,             // [N, C, S]
                      const View<T>& z_adv,         // [N, C, S]
                      accumulate_t<T>* statistics,  // [N, C, 15]
                      accumulate_t<T>* parts,       // take_parts
@@ -284,31 +289,45 @@ void pair_statistics(const View<T>& z,             // [N, C, S]
   const Plan plan = neurosens::plan<T>(shape);
   accumulate_t<T>* out = plan.parts > 1 ? parts : statistics;
   if (shape.columns && plan.lanes == 0) {
-    NS_LAUNCH((column_thread_statistics_kernel<T>), ceil_divide(shape.rows(), kThreads), kThreads, stream, z, z_adv,
-              out, shape);
+    NS_LAUNCH((column_thread_statistics_kernel<T, Tap>), ceil_divide(shape.rows(), kThreads), kThreads, stream, tap, z,
+              z_adv, out, shape);
   } else if (shape.columns) {
     // Wider packs change which thread adds a channel, not the order in which it is added.
     constexpr int kWider = sizeof(T) == 8 ? 1 : 2;
     const bool wide = shape.channels > plan.lanes && takes_packs(z, shape, kWider) && takes_packs(z_adv, shape, kWider);
     const int64_t units = shape.samples * plan.parts;
     if (wide)
-      NS_LAUNCH((column_block_statistics_kernel<T, kWider>), units * ceil_divide(shape.channels, plan.lanes * kWider),
-                kThreads, stream, z, z_adv, out, shape, plan.part_length, plan.lanes);
+      NS_LAUNCH((column_block_statistics_kernel<T, kWider, Tap>),
+                units * ceil_divide(shape.channels, plan.lanes * kWider), kThreads, stream, tap, z, z_adv, out, shape,
+                plan.part_length, plan.lanes);
     else
-      NS_LAUNCH((column_block_statistics_kernel<T, 1>), units * ceil_divide(shape.channels, plan.lanes), kThreads,
-                stream, z, z_adv, out, shape, plan.part_length, plan.lanes);
+      NS_LAUNCH((column_block_statistics_kernel<T, 1, Tap>), units * ceil_divide(shape.channels, plan.lanes), kThreads,
+                stream, tap, z, z_adv, out, shape, plan.part_length, plan.lanes);
   } else if (plan.vector == kWide<T>) {
-    launch_row_statistics<T, kWide<T>>(z, z_adv, out, shape, plan, stream);
+    launch_row_statistics<kWide<T>>(tap, z, z_adv, out, shape, plan, stream);
   } else if (plan.vector == kWide<T> / 2) {
-    launch_row_statistics<T, kWide<T> / 2>(z, z_adv, out, shape, plan, stream);
+    launch_row_statistics<kWide<T> / 2>(tap, z, z_adv, out, shape, plan, stream);
   } else if (plan.vector == kWide<T> / 4) {
-    if constexpr (kWide<T> >= 4) launch_row_statistics<T, kWide<T> / 4>(z, z_adv, out, shape, plan, stream);
+    if constexpr (kWide<T> >= 4) launch_row_statistics<kWide<T> / 4>(tap, z, z_adv, out, shape, plan, stream);
   } else {
-    if constexpr (kWide<T> >= 8) launch_row_statistics<T, 1>(z, z_adv, out, shape, plan, stream);
+    if constexpr (kWide<T> >= 8) launch_row_statistics<1>(tap, z, z_adv, out, shape, plan, stream);
   }
   if (plan.parts > 1)
     NS_LAUNCH((fold_parts_kernel<accumulate_t<T>>), ceil_divide(shape.rows(), kFoldRows), kFoldRows * kRowCount, stream,
               parts, statistics, shape.rows(), plan.parts);
 }
+
+// Compiled once, in pair_statistics.cu.
+#if !defined(NS_EMULATION)
+#define NS_PAIR_STATISTICS(linkage, T)                                                                    \
+  linkage template void pair_statistics(const Read<T>&, const View<T>&, const View<T>&, accumulate_t<T>*, \
+                                        accumulate_t<T>*, const Shape&, cudaStream_t)
+#define NS_ALL_PAIR_STATISTICS(linkage) \
+  NS_PAIR_STATISTICS(linkage, float);   \
+  NS_PAIR_STATISTICS(linkage, double);  \
+  NS_PAIR_STATISTICS(linkage, Half);    \
+  NS_PAIR_STATISTICS(linkage, BFloat16)
+NS_ALL_PAIR_STATISTICS(extern);
+#endif
 
 }  // namespace neurosens

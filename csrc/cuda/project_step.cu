@@ -12,21 +12,12 @@ void project_step_(Tensor adversarial, const Tensor& gradient, const Tensor& ori
                    std::string norm, double low, double high) {
   STD_TORCH_CHECK(norm == "linf", "norm must be \"linf\", got \"", norm, "\"");
   const Device device(adversarial);
-  bool direct = is_dense(adversarial);
-  const auto check = [&](const Tensor& x, const char* name) {
-    check_device(x, adversarial, name);
-    STD_TORCH_CHECK(x.scalar_type() == adversarial.scalar_type() && x.dim() == adversarial.dim(), name,
-                    " must have the dtype and shape of adversarial");
-    for (int64_t i = 0; i < x.dim(); ++i) {
-      STD_TORCH_CHECK(x.size(i) == adversarial.size(i), name, " must have the dtype and shape of adversarial");
-      direct = direct && (x.size(i) == 1 || x.stride(i) == adversarial.stride(i));
-    }
-  };
-  check(gradient, "gradient");
-  check(origin, "origin");
+  check_like(gradient, adversarial, "gradient", "adversarial");
+  check_like(origin, adversarial, "origin", "adversarial");
   STD_TORCH_CHECK(adversarial.numel() <= kMaxElements, "at most 2^36 elements, got ", adversarial.numel());
   // Elements meet at equal offsets: either all tensors lie alike, or contiguous copies do.
-  Tensor target = direct ? adversarial : torch::stable::clone(torch::stable::contiguous(adversarial));
+  const bool direct = is_dense(adversarial) && same_strides(gradient, adversarial) && same_strides(origin, adversarial);
+  Tensor target = direct ? adversarial : contiguous_copy(adversarial);
   const Tensor g = direct ? gradient : torch::stable::contiguous(gradient);
   const Tensor x = direct ? origin : torch::stable::contiguous(origin);
   with_element_type(adversarial, "adversarial", [&](auto* type) {

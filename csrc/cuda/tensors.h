@@ -19,6 +19,20 @@ inline void check_device(const Tensor& x, const Tensor& like, const char* name) 
                   " must be on the CUDA device of the other arguments");
 }
 
+inline void check_like(const Tensor& x, const Tensor& like, const char* name, const char* like_name) {
+  check_device(x, like, name);
+  bool alike = x.scalar_type() == like.scalar_type() && x.dim() == like.dim();
+  for (int64_t i = 0; alike && i < x.dim(); ++i) alike = x.size(i) == like.size(i);
+  STD_TORCH_CHECK(alike, name, " must have the dtype and shape of ", like_name);
+}
+
+// Elements of both are as far from the first.
+inline bool same_strides(const Tensor& x, const Tensor& y) {
+  for (int64_t i = 0; i < x.dim(); ++i)
+    if (x.size(i) != 1 && x.stride(i) != y.stride(i)) return false;
+  return true;
+}
+
 // Makes the device of a tensor current and holds the stream that torch works on there.
 class Device {
  public:
@@ -51,6 +65,15 @@ inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, 
   return torch::stable::new_empty(like, sizes, type);
 }
 
+// Contiguous memory of its own, whatever x is a view of.
+inline Tensor contiguous_copy(const Tensor& x) {
+  std::vector<int64_t> sizes;
+  for (int64_t i = 0; i < x.dim(); ++i) sizes.push_back(x.size(i));
+  Tensor copy = new_tensor(x, sizes, x.scalar_type());
+  torch::stable::copy_(copy, x);
+  return copy;
+}
+
 // Pieces of type S, measured first and then cut from one allocation of torch's.
 template <typename S>
 class Scratch {
@@ -79,14 +102,30 @@ View<T> view_of(const Tensor& x, const Layout& l) {
   return {data<T>(x), l.sample_stride, l.channel_stride, l.position_stride};
 }
 
-// A checked pair with its channel at dimension 1.
-inline Pair pair_of(const Tensor& benign, const Tensor& adversarial, int64_t channel_dim) {
-  const int64_t dim = benign.dim();
-  STD_TORCH_CHECK(dim >= 2 && adversarial.dim() == dim, "benign and adversarial must be [N, C, *S]");
+// The benign and the adversarial half of a batch [2N, ...], as views.
+struct Halves {
+  Tensor benign, adversarial;
+
+  explicit Halves(Tensor pair) {
+    STD_TORCH_CHECK(pair.dim() >= 2 && pair.size(0) % 2 == 0, "pair must be [2N, C, *S]");
+    const int64_t samples = pair.size(0) / 2;
+    benign = torch::stable::narrow(pair, 0, 0, samples);
+    adversarial = torch::stable::narrow(pair, 0, samples, samples);
+  }
+};
+
+inline void check_activation(const Tensor& x, int64_t channel_dim, const char* name) {
+  const int64_t dim = x.dim();
+  STD_TORCH_CHECK(dim >= 2, name, " must be [N, C, *S]");
   STD_TORCH_CHECK(channel_dim >= -dim && channel_dim < dim && channel_dim % dim != 0, "channel_dim ", channel_dim,
                   " must name a dimension other than the first");
-  check_device(adversarial, benign, "adversarial");
-  STD_TORCH_CHECK(benign.numel() <= kMaxElements, "at most 2^36 elements, got ", benign.numel());
+  STD_TORCH_CHECK(x.numel() <= kMaxElements, "at most 2^36 elements, got ", x.numel());
+}
+
+// A checked pair with its channel at dimension 1.
+inline Pair pair_of(const Tensor& benign, const Tensor& adversarial, int64_t channel_dim) {
+  check_activation(benign, channel_dim, "benign");
+  check_like(adversarial, benign, "adversarial", "benign");
   return Pair(channel_second(benign, channel_dim), channel_second(adversarial, channel_dim), 1);
 }
 
@@ -112,10 +151,29 @@ struct Activations {
   View<T> readable(Tensor& x, const Layout& layout) const {
     const View<T> view = view_of<T>(x, layout);
     if (takes_packs(view, shape, required_packs<T>(shape))) return view;
-    const Tensor rows = torch::stable::contiguous(x);
-    x = rows.const_data_ptr() == x.const_data_ptr() ? torch::stable::clone(rows) : rows;
+    x = contiguous_copy(x);
     return dense(data<T>(x), shape);
   }
 };
+
+// Whether tensors [N, C, *S] of one shape are dense with the given axis adjacent: elements meet at equal offsets.
+inline bool meet(const std::vector<Tensor>& tensors, bool columns) {
+  for (const Tensor& x : tensors) {
+    Layout l;
+    if (!describe(x, 1, l) || !(columns ? l.columns() : l.rows())) return false;
+    const int64_t other = columns ? l.position_stride : l.channel_stride;
+    const int64_t others = columns ? l.positions : l.channels, adjacent = columns ? l.channels : l.positions;
+    if (others > 1 && other != adjacent) return false;
+    if (l.samples > 1 && l.sample_stride != l.channels * l.positions) return false;
+  }
+  return true;
+}
+
+template <typename T>
+bool take_packs(const std::vector<Tensor>& tensors, const Shape& shape) {
+  for (const Tensor& x : tensors)
+    if (!takes_packs(dense(data<T>(x), shape), shape, required_packs<T>(shape))) return false;
+  return true;
+}
 
 }  // namespace neurosens::cuda

@@ -1,11 +1,9 @@
 // topk_neurons on CUDA: checks, launch, registration.
-#include "tensors.h"
 #include "topk_neurons.cuh"
 
-#include <tuple>
+#include "sensitivities.h"
 
 namespace neurosens::cuda {
-namespace {
 
 std::tuple<Tensor, Tensor> topk_neurons(const Tensor& sensitivity, int64_t k) {
   STD_TORCH_CHECK(sensitivity.dim() == 1, "sensitivity must be [C], got ", sensitivity.dim(), " dimensions");
@@ -23,7 +21,6 @@ std::tuple<Tensor, Tensor> topk_neurons(const Tensor& sensitivity, int64_t k) {
   return {values, indices};
 }
 
-}  // namespace
 }  // namespace neurosens::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(neurosens_fast, CUDA, m) {

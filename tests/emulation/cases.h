@@ -10,11 +10,24 @@ enum class Op : int64_t {
   kAccumulate,
   kSensitivity,
   kBackward,
+  kReluTap,
+  kReluTapBackward,
+  kMeanOfNeurons,
   kTopk,
   kProject,
   kRead,
   kLast,
   kIndices
+};
+
+// What the operators of a pair take besides a distance, in bits of the argument above those of it.
+enum Flag : int64_t {
+  kDistance = 3,
+  kJoined = 4,  // the first input holds both halves
+  kWithoutBenign = 8,
+  kWithoutAdversarial = 16,
+  kInPlace = 32,
+  kNegativeZero = 64
 };
 
 // One input: its storage, and where in it the elements lie.

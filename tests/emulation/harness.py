@@ -26,8 +26,41 @@ FLAGS = [
 ASAN_OPTIONS = "detect_stack_use_after_return=0"  # its stacks would not follow the fibers
 INSTANCES = {"float": "float", "double": "double", "half": "neurosens::Half", "bfloat16": "neurosens::BFloat16"}
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-OPERATORS = ["pair_statistics", "accumulate", "sensitivity", "backward", "topk", "project", "read", "last", "indices"]
+OPERATORS = [
+    *["pair_statistics", "accumulate", "sensitivity", "backward", "relu_tap", "relu_tap_backward", "mean_of_neurons"],
+    *["topk", "project", "read", "last", "indices"],
+]
+JOINED, WITHOUT_BENIGN, WITHOUT_ADVERSARIAL, IN_PLACE, NEGATIVE_ZERO = 4, 8, 16, 32, 64  # as cases.h names them
 NORMS: list[int | str] = [1, "mse", "l2", "cosine"]
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def activation(shape: tuple[int, int, int], dtype: torch.dtype, layout: str, seed: int) -> Tensor:
+    """Random ``[N, C, S]`` in a memory layout; "sliced" ones are part of a larger tensor."""
+    n, c, s = shape
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(n, c, s, dtype=torch.float64, generator=generator).to(dtype)
+    if layout == "rows":
+        return values.contiguous()
+    if layout == "columns":
+        return values.transpose(1, 2).contiguous().transpose(1, 2)
+    if layout == "sliced rows":  # steps of whole 16-byte accesses, as rows are read
+        return torch.zeros(n + 1, c + 8, s, dtype=dtype)[1:, 8:].copy_(values)
+    assert layout == "sliced columns"
+    return torch.zeros(n + 1, s, c + 3, dtype=dtype)[1:, :, 1 : c + 1].copy_(values.transpose(1, 2)).transpose(1, 2)
+
+
+def pair(shape: tuple[int, int, int], dtype: torch.dtype, layout: str) -> tuple[Tensor, Tensor]:
+    return activation(shape, dtype, layout, 1), activation(shape, dtype, layout, 2)
+
+
+def unit(shape: tuple[int, int, int], dtype: torch.dtype) -> float:
+    """Relative error of a sum along a row: one rounding per addition of its longest chain."""
+    chain = shape[2] if shape[2] <= 64 else shape[2] / 8
+    return (chain + 16) * torch.finfo(accumulate_dtype(dtype)).eps
 
 
 def build(cuda: Path = SOURCES / "cuda") -> Path:
@@ -66,27 +99,28 @@ def build(cuda: Path = SOURCES / "cuda") -> Path:
 
 @dataclass
 class Case:
-    """One call of a kernel; inputs keep the strides that they have as tensors."""
+    """One call of a kernel, activations first; inputs keep the strides that they have as tensors."""
 
     operator: str
     inputs: list[Tensor]
     channel_dim: int = 1
     argument: int = 0
+    flags: int = 0
     numbers: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     shape: tuple[int, int, int, bool] | None = None
     answers: Sequence[tuple[torch.dtype, tuple[int, ...]]] = ()
 
     def encode(self) -> bytes:
         """Return the request as ``main.cpp`` reads it."""
-        first = self.inputs[0] if self.operator != "backward" else self.inputs[1]
+        first = self.inputs[0]
         samples, channels, positions, columns = self.shape or describe(first, self.channel_dim)
+        if self.flags & JOINED:
+            samples //= 2
         dtype = DTYPES.index(first.dtype) if first.dtype in DTYPES else 0  # bytes: any instance will do
         header = [OPERATORS.index(self.operator), dtype, samples, channels, positions]
-        header += [int(columns), self.argument, len(self.inputs)]
-        # The program expects activations first.
-        inputs = self.inputs if self.operator != "backward" else [*self.inputs[1:], self.inputs[0]]
+        header += [int(columns), self.argument | self.flags, len(self.inputs)]
         data = struct.pack("<8q4d", *header, *self.numbers)
-        for x in inputs:
+        for x in self.inputs:
             storage = torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage()).numpy().tobytes()
             strides = (0, 0, 0) if x.dim() < 2 else strides_of(x, self.channel_dim)
             data += struct.pack("<5q", len(storage), x.storage_offset(), *strides) + storage

@@ -3,9 +3,12 @@
 
 #include <sys/mman.h>
 
-#include "neuron_sensitivity.cuh"
+#include <sanitizer/asan_interface.h>
+
 #include "project_step.cuh"
 #include "read_bytes.cuh"
+#include "relu_tap.cuh"
+#include "sns_loss.cuh"
 #include "topk_neurons.cuh"
 
 using namespace neurosens;
@@ -59,6 +62,21 @@ struct PartsScratch {
   PartsScratch(Arena& arena, const Shape& shape) : parts(take_parts<T>(arena, shape)) {}
 };
 
+// Makes every access of dense memory that holds nothing but channels of weight 0 a fault.
+void forbid_unweighted(const T* data, const A* weights, const Shape& shape, bool forbid) {
+  if (!is_aligned(data, kWide<T>)) return;
+  for (int64_t e = 0; e + kWide<T> <= shape.elements(); e += kWide<T>) {
+    bool weighted = false;
+    for (int64_t i = e; i < e + kWide<T>; ++i)
+      weighted |= weights[shape.columns ? i % shape.channels : i / shape.positions % shape.channels] != 0;
+    if (weighted) continue;
+    if (forbid)
+      __asan_poison_memory_region(data + e, 16);
+    else
+      __asan_unpoison_memory_region(data + e, 16);
+  }
+}
+
 Outputs run(const Case& request) {
   const Shape shape = {request.samples, request.channels, request.positions, request.columns != 0};
   std::vector<std::unique_ptr<Buffer>> inputs;
@@ -71,6 +89,14 @@ Outputs run(const Case& request) {
   const auto require_packs = [&](const View<T>& v) {
     if (!takes_packs(v, shape, required_packs<T>(shape))) emulation::fail("the caller would have copied this view");
   };
+  const Distance distance = Distance(request.argument & kDistance);
+  const bool joined = request.argument & kJoined;
+  const auto second_view = [&] {
+    if (!joined) return view(1);
+    View<T> v = view(0);
+    v.data += shape.samples * v.sample_stride;
+    return v;
+  };
   const size_t a = sizeof(A), t = sizeof(T), channels = size_t(shape.channels), elements = size_t(shape.elements());
   std::unique_ptr<Buffer> memory;
   switch (Op(request.op)) {
@@ -79,7 +105,7 @@ Outputs run(const Case& request) {
       require_packs(z), require_packs(z_adv);
       const auto scratch = with_scratch<PartsScratch>(memory, shape);
       Buffer out(size_t(shape.rows()) * kRowCount * a);
-      pair_statistics(z, z_adv, out.as<A>(), scratch.parts, shape, nullptr);
+      pair_statistics(Read<T>{}, z, z_adv, out.as<A>(), scratch.parts, shape, nullptr);
       memory->take();
       return {out.take()};
     }
@@ -92,22 +118,54 @@ Outputs run(const Case& request) {
       return {inputs[2]->take(), inputs[3]->take()};
     }
     case Op::kSensitivity: {
-      const View<T> z = view(0), z_adv = view(1);
+      const View<T> z = view(0), z_adv = second_view();
       require_packs(z), require_packs(z_adv);
-      const auto scratch = with_scratch<SensitivityScratch<T>>(memory, shape);
-      Buffer out(channels * a);
-      neuron_sensitivity(z, z_adv, out.as<A>(), scratch, Distance(request.argument), shape, nullptr);
+      const auto scratch = with_scratch<SensitivityScratch<T>>(memory, shape, distance);
+      Buffer distances(channels * a), sensitivity(channels * a);
+      neuron_sensitivity(Read<T>{}, z, z_adv, distances.as<A>(), sensitivity.as<A>(), scratch, distance, shape,
+                         nullptr);
       memory->take();
-      return {out.take()};
+      return {distances.take(), sensitivity.take()};
     }
     case Op::kBackward: {
-      const Distance distance = Distance(request.argument);
       const auto scratch = with_scratch<GradientScratch<T>>(memory, shape, distance);
-      Buffer benign(elements * t), adversarial(elements * t);
-      neuron_sensitivity_backward(inputs[2]->as<A>(), view(0).data, view(1).data, benign.as<T>(), adversarial.as<T>(),
-                                  scratch, distance, shape, nullptr);
+      const bool without = request.argument & kWithoutBenign, without_adv = request.argument & kWithoutAdversarial;
+      const T *z = view(0).data, *z_adv = second_view().data;
+      const A* grad = inputs.back()->as<A>();
+      Buffer benign(without ? 0 : elements * t), adversarial(without_adv ? 0 : elements * t);
+      for (const T* half : {z, z_adv}) forbid_unweighted(half, grad, shape, true);
+      neuron_sensitivity_backward(grad, z, z_adv, without ? nullptr : benign.as<T>(),
+                                  without_adv ? nullptr : adversarial.as<T>(), scratch, distance, shape, nullptr);
+      for (const T* half : {z, z_adv}) forbid_unweighted(half, grad, shape, false);
       memory->take();
       return {benign.take(), adversarial.take()};
+    }
+    case Op::kReluTap: {
+      const View<T> z = view(0), z_adv = second_view();
+      require_packs(z), require_packs(z_adv);
+      const auto scratch = with_scratch<SensitivityScratch<T>>(memory, shape, distance);
+      const Buffer other(request.input[0].storage.size());
+      const Buffer& out = request.argument & kInPlace ? *inputs[0] : other;
+      Buffer distances(channels * a), sensitivity(channels * a);
+      relu_tap(z, z_adv, out.as<T>() + request.input[0].offset, distances.as<A>(), sensitivity.as<A>(),
+               (request.argument & kNegativeZero) != 0, scratch, distance, shape, nullptr);
+      memory->take();
+      return {out.take(), distances.take(), sensitivity.take()};
+    }
+    case Op::kReluTapBackward: {
+      const auto scratch = with_scratch<GradientScratch<T>>(memory, shape, distance);
+      Buffer gradient(2 * elements * t);
+      relu_tap_backward(view(1).data, inputs[2]->as<A>(), view(0).data, gradient.as<T>(),
+                        (request.argument & kWithoutBenign) != 0, scratch, distance, shape, nullptr);
+      memory->take();
+      return {gradient.take()};
+    }
+    case Op::kMeanOfNeurons: {
+      const size_t bytes = request.input[1].storage.size();
+      Buffer copy(bytes), loss(a);
+      mean_of_neurons(inputs[0]->as<A>(), inputs[1]->as<int64_t>(), request.argument ? copy.as<int64_t>() : nullptr,
+                      loss.as<A>(), shape.channels, int64_t(bytes / sizeof(int64_t)), nullptr);
+      return {loss.take(), copy.take()};
     }
     case Op::kTopk: {
       Buffer values(size_t(request.argument) * t), indices(size_t(request.argument) * sizeof(int64_t));
@@ -152,7 +210,7 @@ Outputs run(const Case& request) {
         static_cast<T*>(z_adv)[at] = inputs[1]->as<T>()[i];
       }
       emulation::only_last_block = true;
-      pair_statistics(to, to_adv, static_cast<A*>(out), static_cast<A*>(scratch), shape, nullptr);
+      pair_statistics(Read<T>{}, to, to_adv, static_cast<A*>(out), static_cast<A*>(scratch), shape, nullptr);
       emulation::only_last_block = false;
       const unsigned char* row = static_cast<unsigned char*>(out) + out_bytes - kRowCount * a;
       Outputs outputs = {{row, row + kRowCount * a}};
