@@ -14,13 +14,13 @@ constexpr int kPartials = kRowTerms + kRowMaxima;    // per group: sums of terms
 constexpr int kTotalSlots = kSumCount + kRowMaxima;  // per channel: all sums, then maxima
 
 // Row statistics from where pair_statistics left them.
-template <typename A>
+template <typename A, typename Set>
 struct StoredRows {
   using type = A;
-  const A* statistics;  // [N, C, 15]
+  const A* statistics;  // [N, C, M]
   __device__ __forceinline__ void read(const Shape& shape, int64_t n, int64_t c, A (&row)[kRowCount]) const {
 #pragma unroll
-    for (int k = 0; k < kRowCount; ++k) row[k] = statistics[shape.row(n, c) * kRowCount + k];
+    for (int i = 0; i < Set::kCount; ++i) row[Set::at(i)] = statistics[shape.row(n, c) * Set::kCount + i];
   }
 };
 
@@ -42,17 +42,17 @@ struct RowScratch {
     A *statistics, *parts;
   };
   static bool direct(const Shape& shape) { return shape.columns && shape.positions <= kThreadPositions; }
-  template <typename T>
+  template <typename T, typename Set>
   static Pieces<accumulate_t<T>> take(Arena& arena, const Shape& shape) {
     if (direct(shape)) return {nullptr, nullptr};
-    return {arena.take<accumulate_t<T>>(shape.rows() * kRowCount), take_parts<T>(arena, shape)};
+    return {arena.take<accumulate_t<T>>(shape.rows() * Set::kCount), take_parts<T, Set>(arena, shape)};
   }
   template <typename Tap, typename T, typename Use>
   static void read(const Tap& tap, const View<T>& z, const View<T>& z_adv, const Pieces<accumulate_t<T>>& pieces,
                    const Shape& shape, cudaStream_t stream, Use&& use) {
     if (direct(shape)) return use(ColumnRows<T, Tap>{tap, z, z_adv});
     pair_statistics(tap, z, z_adv, pieces.statistics, pieces.parts, shape, stream);
-    use(StoredRows<accumulate_t<T>>{pieces.statistics});
+    use(StoredRows<accumulate_t<T>, typename Tap::Statistics>{pieces.statistics});
   }
 };
 
@@ -166,7 +166,7 @@ struct AccumulateScratch {
   A *means, *thresholds;
   double* partials;
   AccumulateScratch(Arena& arena, const Shape& shape)
-      : rows(RowScratch::take<T>(arena, shape)),
+      : rows(RowScratch::take<T, AllStatistics>(arena, shape)),
         means(arena.take<A>(2 * shape.rows())),
         thresholds(arena.take<A>(2 * shape.samples)),
         partials(arena.take<double>(sample_groups(shape).count * kPartials * shape.channels)) {}
@@ -181,7 +181,7 @@ void accumulate_pair_statistics(const View<T>& z,      // [N, C, S]
   using A = accumulate_t<T>;
   if (shape.rows() == 0) return;
   const Groups groups = sample_groups(shape);
-  RowScratch::read(Read<T>{}, z, z_adv, scratch.rows, shape, stream, [&](auto source) {
+  RowScratch::read(Read<T, AllStatistics>{}, z, z_adv, scratch.rows, shape, stream, [&](auto source) {
     NS_LAUNCH((group_terms_kernel<decltype(source)>), ceil_divide(groups.count * shape.channels, kGroupThreads),
               kGroupThreads, stream, source, scratch.means, scratch.partials, shape, groups);
   });

@@ -125,9 +125,10 @@ inline bool is_aligned(const T* p, int elements) {
 }
 
 // What a kernel does with the packs it reads: nothing else, here. `weights` [C], where given, names the channels
-// to read, those whose weight is not 0; the others count as empty.
-template <typename T>
+// to read, those whose weight is not 0; the others count as empty. `Set` says which statistics are wanted.
+template <typename T, typename Set>
 struct Read {
+  using Statistics = Set;
   const accumulate_t<T>* weights = nullptr;
 
   template <int V>

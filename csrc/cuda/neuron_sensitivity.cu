@@ -2,6 +2,12 @@
 #include "neuron_sensitivity.cuh"
 #include "sensitivities.h"
 
+namespace neurosens {
+
+NS_ALL_PAIR_STATISTICS(, Moments);
+
+}  // namespace neurosens
+
 namespace neurosens::cuda {
 namespace {
 
@@ -90,7 +96,7 @@ Sensitivities sensitivities(const Pair& pair, Distance distance) {
     using A = accumulate_t<T>;
     const Activations<T> in(pair);
     const Scratch<SensitivityScratch<T>> scratch(pair.benign, in.shape, distance);
-    neurosens::neuron_sensitivity(Read<T>{}, in.z, in.z_adv, mutable_data<A>(out.distances),
+    neurosens::neuron_sensitivity(Read<T, Moments>{}, in.z, in.z_adv, mutable_data<A>(out.distances),
                                   mutable_data<A>(out.sensitivity), *scratch, distance, in.shape, device.stream());
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });

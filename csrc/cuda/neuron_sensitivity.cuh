@@ -55,7 +55,7 @@ struct SensitivityScratch {
   RowScratch::Pieces<accumulate_t<T>> rows;
   double* partials;
   SensitivityScratch(Arena& arena, const Shape& shape, Distance distance)
-      : rows(RowScratch::take<T>(arena, shape)),
+      : rows(RowScratch::take<T, Moments>(arena, shape)),
         partials(arena.take<double>(distances_of(distance) * sample_groups(shape).count * shape.channels)) {}
 };
 
@@ -178,7 +178,7 @@ struct GradientScratch {
   RowGradient<A>* gradients = nullptr;
   GradientScratch(Arena& arena, const Shape& shape, Distance distance) {
     if (!needs_rows(distance)) return;
-    rows = RowScratch::take<T>(arena, shape);
+    rows = RowScratch::take<T, Moments>(arena, shape);
     gradients = arena.take<RowGradient<A>>(shape.rows());
   }
 };
@@ -192,7 +192,7 @@ void launch_gradient(const GradientArguments<T>& p, const GradientScratch<T>& sc
   if (shape.elements() == 0) return;
   const bool per_row = needs_rows(p.distance);
   if (per_row)
-    RowScratch::read(Read<T>{p.grad}, dense(p.z, shape), dense(p.z_adv, shape), scratch.rows, shape, stream,
+    RowScratch::read(Read<T, Moments>{p.grad}, dense(p.z, shape), dense(p.z_adv, shape), scratch.rows, shape, stream,
                      [&](auto source) {
                        NS_LAUNCH((row_gradient_kernel<decltype(source)>), ceil_divide(shape.rows(), kGroupThreads),
                                  kGroupThreads, stream, source, p.grad, scratch.gradients, shape, p.distance);

@@ -4,7 +4,7 @@
 
 namespace neurosens {
 
-NS_ALL_PAIR_STATISTICS();
+NS_ALL_PAIR_STATISTICS(, AllStatistics);
 
 }  // namespace neurosens
 
@@ -14,7 +14,7 @@ namespace {
 template <typename T>
 struct PartsScratch {
   accumulate_t<T>* parts;
-  PartsScratch(Arena& arena, const Shape& shape) : parts(take_parts<T>(arena, shape)) {}
+  PartsScratch(Arena& arena, const Shape& shape) : parts(take_parts<T, AllStatistics>(arena, shape)) {}
 };
 
 Tensor pair_statistics(const Tensor& benign, const Tensor& adversarial, int64_t channel_dim) {
@@ -26,8 +26,8 @@ Tensor pair_statistics(const Tensor& benign, const Tensor& adversarial, int64_t 
     using T = std::remove_pointer_t<decltype(type)>;
     const Activations<T> in(pair);
     const Scratch<PartsScratch<T>> scratch(benign, in.shape);
-    neurosens::pair_statistics(Read<T>{}, in.z, in.z_adv, mutable_data<accumulate_t<T>>(out), (*scratch).parts,
-                               in.shape, device.stream());
+    neurosens::pair_statistics(Read<T, AllStatistics>{}, in.z, in.z_adv, mutable_data<accumulate_t<T>>(out),
+                               (*scratch).parts, in.shape, device.stream());
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return out;

@@ -1,4 +1,4 @@
-// Row statistics of a pair of activations: one read of both, [N, C, 15] out.
+// Row statistics of a pair of activations: one read of both, [N, C, M] out.
 //
 //   rows     8 threads, a warp or a block per row, by the length of the row
 //   columns  a thread per row (few positions), or a block per tile of channels and part of the positions
@@ -6,70 +6,18 @@
 // Where several blocks share a row, fold_parts_kernel adds their parts in order.
 #pragma once
 
-#include "../math/statistics.h"
+#include "row_state.cuh"
 #include "shape.cuh"
 
 namespace neurosens {
 
-// What one thread gathers of one row.
-template <typename A>
-struct RowState {
-  RowSums<A> sums;
-  A benign_max, adversarial_max;
-  unsigned positive, positive_adv;
-
-  __device__ __forceinline__ RowState() {
-#pragma unroll
-    for (int k = 0; k < kRowSums; ++k) sums.sum[k] = 0;
-    sums.change_max = benign_max = adversarial_max = -A(__builtin_inff());
-    positive = positive_adv = 0;
-  }
-  __device__ __forceinline__ void add(A z, A z_adv) {
-    sums.add(z, z_adv);
-    benign_max = larger(z, benign_max);
-    adversarial_max = larger(z_adv, adversarial_max);
-    positive += z > 0;
-    positive_adv += z_adv > 0;
-  }
-  __device__ __forceinline__ void write(A (&row)[kRowCount]) const {
-#pragma unroll
-    for (int k = 0; k < kRowSums; ++k) row[k] = sums.sum[k];
-    row[kBenignPositive] = A(positive);  // exact below 2^24 positions of a part
-    row[kAdversarialPositive] = A(positive_adv);
-    row[kChangeMax] = sums.change_max;
-    row[kBenignMax] = benign_max;
-    row[kAdversarialMax] = adversarial_max;
-  }
-};
-
-template <typename A>
-NS_HD A combine(int statistic, A a, A b) {
-  return statistic < kChangeMax ? a + b : larger(a, b);
-}
-
-// Maxima take the NaN that they skipped; adding zero hides which of +0 and -0 came first.
-template <typename A>
-NS_HD void finish_row(A* row) {
-  propagate_nan(row, row[kChangeMax], row[kBenignMax], row[kAdversarialMax]);
-  for (int k = kChangeMax; k < kRowCount; ++k) row[k] += A(0);
-}
-
-// Totals of `lanes` neighbouring threads, the same in each of them.
-template <int Lanes, typename A>
-__device__ __forceinline__ void fold_lanes(A (&row)[kRowCount]) {
-#pragma unroll
-  for (int mask = Lanes / 2; mask > 0; mask /= 2) {
-#pragma unroll
-    for (int k = 0; k < kRowCount; ++k) row[k] = combine(k, row[k], __shfl_xor_sync(kFullMask, row[k], mask));
-  }
-}
-
 template <typename T, int V, int Lanes, typename Tap>
 __global__ void __launch_bounds__(kThreads) row_statistics_kernel(Tap tap, View<T> z,           // [N, C, S], S adjacent
                                                                   View<T> z_adv,                // [N, C, S], S adjacent
-                                                                  accumulate_t<T>* statistics,  // [P, N, C, 15]
+                                                                  accumulate_t<T>* statistics,  // [P, N, C, M]
                                                                   Shape shape, int64_t parts, int64_t part_length) {
   using A = accumulate_t<T>;
+  using Set = typename Tap::Statistics;
   constexpr int kGroup = Lanes < kWarp ? Lanes : kWarp;  // threads that fold by shuffles
   constexpr int kInFlight = V == 1 ? 8 : 4;
 
@@ -97,29 +45,30 @@ __global__ void __launch_bounds__(kThreads) row_statistics_kernel(Tap tap, View<
   // 3. Fold the threads of a row, in a fixed order.
   A row[kRowCount];
   state.write(row);
-  fold_lanes<kGroup>(row);
+  fold_lanes<kGroup, Set>(row);
   if constexpr (Lanes > kWarp) {
     constexpr int kWarps = Lanes / kWarp;
-    NS_SHARED(A, warps, kWarps * kRowCount);  // [warps, 15]
+    NS_SHARED(A, warps, kWarps * Set::kCount);  // [warps, M]
     if (lane % kWarp == 0)
-      for (int k = 0; k < kRowCount; ++k) warps[lane / kWarp * kRowCount + k] = row[k];
+      for (int i = 0; i < Set::kCount; ++i) warps[lane / kWarp * Set::kCount + i] = row[Set::at(i)];
     __syncthreads();
     if (lane >= kWarp) return;
-    for (int k = 0; k < kRowCount; ++k) row[k] = warps[k];
+    for (int i = 0; i < Set::kCount; ++i) row[Set::at(i)] = warps[i];
     for (int w = 1; w < kWarps; ++w)
-      for (int k = 0; k < kRowCount; ++k) row[k] = combine(k, row[k], warps[w * kRowCount + k]);
+      for (int i = 0; i < Set::kCount; ++i)
+        row[Set::at(i)] = combine(Set::at(i), row[Set::at(i)], warps[w * Set::kCount + i]);
   }
-  finish_row(row);
+  finish_row<Set>(row);
 
-  // 4. Thread k of a row stores statistic k.
+  // 4. Thread i of a row stores statistic i.
   if (!active) return;
 #pragma unroll
-  for (int first = 0; first < kRowCount; first += kGroup) {
-    A mine = row[first];
+  for (int first = 0; first < Set::kCount; first += kGroup) {
+    A mine = row[Set::at(first)];
 #pragma unroll
-    for (int k = 1; k < kGroup; ++k)
-      if (first + k < kRowCount) mine = lane == k ? row[first + k] : mine;
-    if (first + lane < kRowCount) statistics[unit * kRowCount + first + lane] = mine;
+    for (int i = 1; i < kGroup; ++i)
+      if (first + i < Set::kCount) mine = lane == i ? row[Set::at(first + i)] : mine;
+    if (first + lane < Set::kCount) statistics[unit * Set::kCount + first + lane] = mine;
   }
 }
 
@@ -133,17 +82,18 @@ __device__ __forceinline__ void read_column(const Tap& tap, const View<T>& z, co
     read_pairs<1, 4>(tap, z.at(n, c, 0), z.position_stride, z_adv.at(n, c, 0), z_adv.position_stride, 0,
                      shape.positions, 1, add);
   state.write(row);
-  finish_row(row);
+  finish_row<typename Tap::Statistics>(row);
 }
 
 template <typename T, typename Tap>
 __global__ void __launch_bounds__(kThreads)
     column_thread_statistics_kernel(Tap tap, View<T> z,           // [N, C, S], C adjacent
                                     View<T> z_adv,                // [N, C, S], C adjacent
-                                    accumulate_t<T>* statistics,  // [N, C, 15]
+                                    accumulate_t<T>* statistics,  // [N, C, M]
                                     Shape shape) {
   using A = accumulate_t<T>;
-  constexpr int kPitch = kRowCount | 1;  // odd, so that a column of `staged` spreads over all banks
+  using Set = typename Tap::Statistics;
+  constexpr int kPitch = Set::kCount | 1;  // odd, so that a column of `staged` spreads over all banks
   NS_SHARED(A, staged, kThreads * kPitch);
 
   // 1. One row per thread.
@@ -154,26 +104,27 @@ __global__ void __launch_bounds__(kThreads)
     A row[kRowCount];
     read_column(tap, z, z_adv, shape, n, row_index - n * shape.channels, row);
 #pragma unroll
-    for (int k = 0; k < kRowCount; ++k) staged[threadIdx.x * kPitch + k] = row[k];
+    for (int i = 0; i < Set::kCount; ++i) staged[threadIdx.x * kPitch + i] = row[Set::at(i)];
   }
   __syncthreads();
 
   // 2. The rows of a block are adjacent in the output.
-  for (int i = threadIdx.x; i < int(count) * kRowCount; i += kThreads)
-    statistics[first * kRowCount + i] = staged[i / kRowCount * kPitch + i % kRowCount];
+  for (int i = threadIdx.x; i < int(count) * Set::kCount; i += kThreads)
+    statistics[first * Set::kCount + i] = staged[i / Set::kCount * kPitch + i % Set::kCount];
 }
 
 template <typename T, int V, typename Tap>
 __global__ void __launch_bounds__(kThreads)
     column_block_statistics_kernel(Tap tap, View<T> z,           // [N, C, S], C adjacent
                                    View<T> z_adv,                // [N, C, S], C adjacent
-                                   accumulate_t<T>* statistics,  // [P, N, C, 15]
+                                   accumulate_t<T>* statistics,  // [P, N, C, M]
                                    Shape shape, int64_t part_length, int lanes) {
   using A = accumulate_t<T>;
+  using Set = typename Tap::Statistics;
   constexpr int kInFlight = sizeof(T) == 2 && V == 2 ? 8 : 4;
   constexpr int kFewestLanes = 4;
   const int slices = kThreads / lanes, pitch = lanes + 1;  // an odd pitch spreads columns over all banks
-  NS_SHARED(A, staged, kRowCount * (kThreads + kThreads / kFewestLanes));  // [slices, 15, pitch]
+  NS_SHARED(A, staged, Set::kCount * (kThreads + kThreads / kFewestLanes));  // [slices, M, pitch]
 
   // 1. A tile of channels of one sample; `slices` threads per channel take turns along the part.
   const int64_t tiles = ceil_divide(shape.channels, lanes * V), unit = divide(blockIdx.x, tiles);
@@ -200,28 +151,30 @@ __global__ void __launch_bounds__(kThreads)
     A row[kRowCount];
     state[v].write(row);
 #pragma unroll
-    for (int k = 0; k < kRowCount; ++k) staged[(slice * kRowCount + k) * pitch + lane] = row[k];
+    for (int i = 0; i < Set::kCount; ++i) staged[(slice * Set::kCount + i) * pitch + lane] = row[Set::at(i)];
     __syncthreads();
-    for (int i = threadIdx.x; i < kRowCount * lanes; i += kThreads) {
-      const int k = i / lanes, at = k * pitch + i % lanes;
+    for (int i = threadIdx.x; i < Set::kCount * lanes; i += kThreads) {
+      const int k = Set::at(i / lanes), at = i / lanes * pitch + i % lanes;
       A total = staged[at];
-      for (int w = 1; w < slices; ++w) total = combine(k, total, staged[w * kRowCount * pitch + at]);
+      for (int w = 1; w < slices; ++w) total = combine(k, total, staged[w * Set::kCount * pitch + at]);
       staged[at] = total;  // no other thread reads or writes it in this stage
     }
     __syncthreads();
-    if (slice == 0) {
-      for (int k = 0; k < kRowCount; ++k) row[k] = staged[k * pitch + lane];
-      finish_row(row);
-      for (int k = kChangeMax; k < kRowCount; ++k) staged[k * pitch + lane] = row[k];
+    if constexpr (Set::kMaxima) {
+      if (slice == 0) {
+        for (int k = 0; k < kRowCount; ++k) row[k] = staged[k * pitch + lane];
+        finish_row<Set>(row);
+        for (int k = kChangeMax; k < kRowCount; ++k) staged[k * pitch + lane] = row[k];
+      }
+      __syncthreads();
     }
-    __syncthreads();
 
-    // 4. Store the tile, 15 adjacent values per channel.
-    for (int i = threadIdx.x; i < kRowCount * lanes; i += kThreads) {
-      const int64_t c = tile + i / kRowCount * V + v;
-      const int k = i % kRowCount;
+    // 4. Store the tile, M adjacent values per channel.
+    for (int i = threadIdx.x; i < Set::kCount * lanes; i += kThreads) {
+      const int64_t c = tile + i / Set::kCount * V + v;
+      const int k = i % Set::kCount;
       if (c < shape.channels)
-        statistics[(part * shape.rows() + shape.row(n, c)) * kRowCount + k] = staged[k * pitch + i / kRowCount];
+        statistics[(part * shape.rows() + shape.row(n, c)) * Set::kCount + k] = staged[k * pitch + i / Set::kCount];
     }
     __syncthreads();
   }
@@ -229,32 +182,32 @@ __global__ void __launch_bounds__(kThreads)
 
 constexpr int kFoldRows = 16;
 
-template <typename A>
-__global__ void __launch_bounds__(kFoldRows* kRowCount) fold_parts_kernel(const A* parts,  // [P, N * C, 15]
-                                                                          A* statistics,   // [N * C, 15]
-                                                                          int64_t rows, int64_t count) {
-  NS_SHARED(A, staged, kFoldRows * kRowCount);  // [rows of this block, 15]
+template <typename A, typename Set>
+__global__ void __launch_bounds__(kFoldRows* Set::kCount) fold_parts_kernel(const A* parts,  // [P, N * C, M]
+                                                                            A* statistics,   // [N * C, M]
+                                                                            int64_t rows, int64_t count) {
+  NS_SHARED(A, staged, kFoldRows * Set::kCount);  // [rows of this block, M]
   // 1. One statistic of one row per thread, parts in order, in double.
-  const int64_t at = int64_t(blockIdx.x) * kFoldRows * kRowCount + threadIdx.x;
-  const int k = threadIdx.x % kRowCount;
-  const bool active = at < rows * kRowCount;
+  const int64_t at = int64_t(blockIdx.x) * kFoldRows * Set::kCount + threadIdx.x;
+  const int k = Set::at(threadIdx.x % Set::kCount);
+  const bool active = at < rows * Set::kCount;
   if (active) {
     double total = double(parts[at]);
-    for (int64_t p = 1; p < count; ++p) total = combine(k, total, double(parts[p * rows * kRowCount + at]));
+    for (int64_t p = 1; p < count; ++p) total = combine(k, total, double(parts[p * rows * Set::kCount + at]));
     staged[threadIdx.x] = A(total);
   }
   __syncthreads();
   // 2. A maximum dropped the NaN of other parts.
-  if (active && k == 0) finish_row(staged + threadIdx.x);
+  if (active && k == 0) finish_row<Set>(staged + threadIdx.x);
   __syncthreads();
   if (active) statistics[at] = staged[threadIdx.x];
 }
 
 // Where the parts of rows go before they are added; nothing where no row is shared.
-template <typename T>
+template <typename T, typename Set>
 inline accumulate_t<T>* take_parts(Arena& arena, const Shape& shape) {
   const int64_t parts = plan<T>(shape).parts;
-  return parts > 1 ? arena.take<accumulate_t<T>>(parts * shape.rows() * kRowCount) : nullptr;
+  return parts > 1 ? arena.take<accumulate_t<T>>(parts * shape.rows() * Set::kCount) : nullptr;
 }
 
 // Elements that rows are read by; where a view does not allow it (takes_packs), the caller copies it.
@@ -282,7 +235,7 @@ template <typename Tap, typename T>
 void pair_statistics(const Tap& tap,
                      const View<T>& z,             // [N, C, S]
                      const View<T>& z_adv,         // [N, C, S]
-                     accumulate_t<T>* statistics,  // [N, C, 15]
+                     accumulate_t<T>* statistics,  // [N, C, M]
                      accumulate_t<T>* parts,       // take_parts
                      const Shape& shape, cudaStream_t stream) {
   if (shape.rows() == 0) return;
@@ -312,22 +265,25 @@ void pair_statistics(const Tap& tap,
   } else {
     if constexpr (kWide<T> >= 8) launch_row_statistics<1>(tap, z, z_adv, out, shape, plan, stream);
   }
+  using Set = typename Tap::Statistics;
   if (plan.parts > 1)
-    NS_LAUNCH((fold_parts_kernel<accumulate_t<T>>), ceil_divide(shape.rows(), kFoldRows), kFoldRows * kRowCount, stream,
-              parts, statistics, shape.rows(), plan.parts);
+    NS_LAUNCH((fold_parts_kernel<accumulate_t<T>, Set>), ceil_divide(shape.rows(), kFoldRows), kFoldRows * Set::kCount,
+              stream, parts, statistics, shape.rows(), plan.parts);
 }
 
-// Compiled once, in pair_statistics.cu.
+// The kernels that only read are compiled once per set: all statistics in pair_statistics.cu, moments in
+// neuron_sensitivity.cu.
 #if !defined(NS_EMULATION)
-#define NS_PAIR_STATISTICS(linkage, T)                                                                    \
-  linkage template void pair_statistics(const Read<T>&, const View<T>&, const View<T>&, accumulate_t<T>*, \
+#define NS_PAIR_STATISTICS(linkage, T, Set)                                                                    \
+  linkage template void pair_statistics(const Read<T, Set>&, const View<T>&, const View<T>&, accumulate_t<T>*, \
                                         accumulate_t<T>*, const Shape&, cudaStream_t)
-#define NS_ALL_PAIR_STATISTICS(linkage) \
-  NS_PAIR_STATISTICS(linkage, float);   \
-  NS_PAIR_STATISTICS(linkage, double);  \
-  NS_PAIR_STATISTICS(linkage, Half);    \
-  NS_PAIR_STATISTICS(linkage, BFloat16)
-NS_ALL_PAIR_STATISTICS(extern);
+#define NS_ALL_PAIR_STATISTICS(linkage, Set) \
+  NS_PAIR_STATISTICS(linkage, float, Set);   \
+  NS_PAIR_STATISTICS(linkage, double, Set);  \
+  NS_PAIR_STATISTICS(linkage, Half, Set);    \
+  NS_PAIR_STATISTICS(linkage, BFloat16, Set)
+NS_ALL_PAIR_STATISTICS(extern, AllStatistics);
+NS_ALL_PAIR_STATISTICS(extern, Moments);
 #endif
 
 }  // namespace neurosens

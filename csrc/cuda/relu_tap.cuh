@@ -11,6 +11,7 @@ namespace neurosens {
 // so the read-only cache must not be used.
 template <typename T>
 struct Relu {
+  using Statistics = Moments;
   int64_t shift;
   bool keeps_negative_zero;
 

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parents[1] / "csrc"
 COMPILER = os.environ.get("CXX") or "g++"
 FLAGS = [
-    *("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-contract=off"),
+    *("-Og", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-ffp-contract=off"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-DNS_EMULATION"),
 ]
 ASAN_OPTIONS = "detect_stack_use_after_return=0"  # its stacks would not follow the fibers

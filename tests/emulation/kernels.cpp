@@ -59,7 +59,7 @@ S with_scratch(std::unique_ptr<Buffer>& memory, Arguments... arguments) {
 
 struct PartsScratch {
   A* parts;
-  PartsScratch(Arena& arena, const Shape& shape) : parts(take_parts<T>(arena, shape)) {}
+  PartsScratch(Arena& arena, const Shape& shape) : parts(take_parts<T, AllStatistics>(arena, shape)) {}
 };
 
 // Makes every access of dense memory that holds nothing but channels of weight 0 a fault.
@@ -105,7 +105,7 @@ Outputs run(const Case& request) {
       require_packs(z), require_packs(z_adv);
       const auto scratch = with_scratch<PartsScratch>(memory, shape);
       Buffer out(size_t(shape.rows()) * kRowCount * a);
-      pair_statistics(Read<T>{}, z, z_adv, out.as<A>(), scratch.parts, shape, nullptr);
+      pair_statistics(Read<T, AllStatistics>{}, z, z_adv, out.as<A>(), scratch.parts, shape, nullptr);
       memory->take();
       return {out.take()};
     }
@@ -122,7 +122,7 @@ Outputs run(const Case& request) {
       require_packs(z), require_packs(z_adv);
       const auto scratch = with_scratch<SensitivityScratch<T>>(memory, shape, distance);
       Buffer distances(channels * a), sensitivity(channels * a);
-      neuron_sensitivity(Read<T>{}, z, z_adv, distances.as<A>(), sensitivity.as<A>(), scratch, distance, shape,
+      neuron_sensitivity(Read<T, Moments>{}, z, z_adv, distances.as<A>(), sensitivity.as<A>(), scratch, distance, shape,
                          nullptr);
       memory->take();
       return {distances.take(), sensitivity.take()};
@@ -195,7 +195,7 @@ Outputs run(const Case& request) {
         return p;
       };
       Arena measure;
-      take_parts<T>(measure, shape);
+      take_parts<T, AllStatistics>(measure, shape);
       const size_t out_bytes = size_t(shape.rows()) * kRowCount * a, scratch_bytes = size_t(measure.used()) + 256;
       void *z = reserve(elements * t), *z_adv = reserve(elements * t), *out = reserve(out_bytes);
       void* scratch = reserve(scratch_bytes);
@@ -210,7 +210,8 @@ Outputs run(const Case& request) {
         static_cast<T*>(z_adv)[at] = inputs[1]->as<T>()[i];
       }
       emulation::only_last_block = true;
-      pair_statistics(Read<T>{}, to, to_adv, static_cast<A*>(out), static_cast<A*>(scratch), shape, nullptr);
+      pair_statistics(Read<T, AllStatistics>{}, to, to_adv, static_cast<A*>(out), static_cast<A*>(scratch), shape,
+                      nullptr);
       emulation::only_last_block = false;
       const unsigned char* row = static_cast<unsigned char*>(out) + out_bytes - kRowCount * a;
       Outputs outputs = {{row, row + kRowCount * a}};
