@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kGroupThreads) group_distance_kernel(Source so
 template <typename A>
 __global__ void __launch_bounds__(kThreads) mean_distance_kernel(const double* partials,  // [1 or 2, G, C]
                                                                  A* distances,            // [C]
-                                                                 A* sensitivity,          // [C] or none
+                                                                 A* sensitivity,          // [C]
                                                                  Shape shape, int64_t groups, Distance distance) {
   const int64_t c = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (c >= shape.channels) return;
@@ -46,7 +46,6 @@ __global__ void __launch_bounds__(kThreads) mean_distance_kernel(const double* p
     return A(sum / double(shape.samples));
   };
   distances[c] = mean(partials);
-  if (sensitivity == nullptr) return;
   sensitivity[c] = distance == Distance::kL1 ? distances[c] : mean(partials + groups * shape.channels);
 }
 
@@ -64,7 +63,7 @@ void neuron_sensitivity(const Tap& tap,
                         const View<T>& z,              // [N, C, S]
                         const View<T>& z_adv,          // [N, C, S]
                         accumulate_t<T>* distances,    // [C]
-                        accumulate_t<T>* sensitivity,  // [C] or none
+                        accumulate_t<T>* sensitivity,  // [C]
                         const SensitivityScratch<T>& scratch, Distance distance, const Shape& shape,
                         cudaStream_t stream) {
   const Groups groups = sample_groups(shape);

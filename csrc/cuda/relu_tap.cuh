@@ -34,9 +34,9 @@ struct Relu {
 };
 
 template <typename T>
-void relu_tap(const View<T>& z,              // [N, C, S]
-              const View<T>& z_adv,          // [N, C, S]
-              T* out,                        // where the first element of z goes; all others lie as far away
+void relu_tap(const View<T>& z,      // [N, C, S]
+              const View<T>& z_adv,  // [N, C, S]
+              T* out,                // where the first element of z goes, aligned like it; all others lie as far away
               accumulate_t<T>* distances,    // [C]
               accumulate_t<T>* sensitivity,  // [C]
               bool keeps_negative_zero, const SensitivityScratch<T>& scratch, Distance distance, const Shape& shape,

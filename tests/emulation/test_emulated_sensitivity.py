@@ -205,6 +205,25 @@ def test_relu_tap_backward(dtype: torch.dtype, detach: bool) -> None:
             assert close[:, grad != 0].all(), (NORMS[i], shape, layout)
 
 
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_relu_tap_of_nothing(layout: str) -> None:
+    for shape in [(0, 3, 5), (2, 0, 5), (2, 3, 0), (0, 0, 0)]:
+        x, grad = joined(shape, torch.float32, layout), torch.ones(shape[1])
+        cases = [relu_case(x, i, flags) for i in range(len(NORMS)) for flags in (0, harness.IN_PLACE)]
+        answers = [(torch.float32, twice(shape))]
+        cases += [
+            Case("relu_tap_backward", [x, x, grad], argument=i, flags=harness.JOINED, answers=answers)
+            for i in range(len(NORMS))
+        ]
+        results = harness.run(cases)
+        for i, (memory, *totals) in enumerate(results[: 2 * len(NORMS)]):
+            assert memory.numel() == 0
+            for got, norm in zip(totals, (NORMS[i // 2], 1), strict=True):
+                expected = reference.neuron_sensitivity(*reference.halves(x), norm)
+                torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+        assert all(gradient.numel() == 0 for (gradient,) in results[2 * len(NORMS) :])
+
+
 def test_mean_of_neurons() -> None:
     generator = torch.Generator().manual_seed(5)
     cases, expected = [], []
