@@ -2,16 +2,8 @@
 //
 // Gradients are formed in the accumulation dtype, a run of elements at a time, and rounded once.
 
-// Below zero, or at most zero; -0 is zero, and NaN is neither.
-template <bool or_zero, typename T>
-NS_HD bool is_negative(T x) {
-  if constexpr (sizeof(T) == 2)
-    return (x.bits > 0x8000 && x.bits <= kNegativeInfinity<T>) || (or_zero && !(x.bits & 0x7fff));
-  else
-    return or_zero ? x <= 0 : x < 0;
-}
-
-// to = from, and +0 where `of` is negative.
+// math/relu.h on whole registers: to = from, and +0 where `of` is below zero (-0 is not, nor is NaN), or also where it
+// is zero.
 template <bool or_zero, typename T>
 NS_HD void zero_negatives(const T* of, const T* from, int64_t count, T* to) {
   int64_t i = 0;
@@ -31,7 +23,7 @@ NS_HD void zero_negatives(const T* of, const T* from, int64_t count, T* to) {
       store(to + i, (typename V::M)load<V>(from + i).v & ~negative);
     }
   }
-  for (; i < count; ++i) to[i] = is_negative<or_zero>(of[i]) ? T{} : from[i];
+  for (; i < count; ++i) to[i] = or_zero ? relu_gradient(of[i], from[i]) : neurosens::relu(from[i], true);
 }
 
 template <typename T>

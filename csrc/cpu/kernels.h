@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../math/project.h"
+#include "../math/relu.h"
 #include "../math/statistics.h"
 
 #include <cstdint>
