@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OLDEST := .venv-oldest
 RESULTS_DIR ?= gpu-results
-EXTRAS := demo,train,dev
+EXTRAS := adapters,demo,train,dev
 PYTEST_FLAGS ?=
 CUDA_COMPILE_FLAGS ?=
 
@@ -83,7 +83,7 @@ $(OLDEST)/.installed: constraints.txt constraints-oldest.txt pyproject.toml scri
 	$(PYTHON) -m venv $(OLDEST)
 	awk -F == 'NR == FNR { own[$$1] = 1; print; next } !($$1 in own)' \
 	    constraints-oldest.txt constraints.txt >$(OLDEST)/constraints.txt
-	$(PYTHON) scripts/requirements.py demo train dev >$(OLDEST)/requirements.txt
+	$(PYTHON) scripts/requirements.py adapters demo train dev >$(OLDEST)/requirements.txt
 	@echo 'installing the oldest supported torch into $(OLDEST) (about two minutes)'
 	$(OLDEST)/bin/python $(PIP) -c $(OLDEST)/constraints.txt -r $(OLDEST)/requirements.txt
 	@touch $@
