@@ -35,14 +35,15 @@ class SensitivityCallback(Callback):
     ``attack`` is any callable ``(x, y) -> x_adv``, such as ``PGD(module)``; the module's ``forward`` must give logits.
     ``layers`` and ``channel_dims`` are those of :func:`~neurosens_fast.audit.audit`. At most ``max_samples`` samples
     are used in each process, the first of the first validation loader, whose batches must be ``(x, y)``; or those of
-    ``data``, which is given to the module as it is. Totals of several processes are added.
+    ``data``, which is given to the module as it is, at the end of the training epoch where nothing is validated. Totals
+    of several processes are added.
 
     Runs in epochs whose number (from 1) ``every_n_epochs`` divides and in ``trainer.validate``, not in the sanity
     check; under the trainer's precision, and with gradients for the attack although Lightning validates without. The
     module and the random states are afterwards as they were, so that training goes on as without the callback.
 
-    Raises ``ValueError`` or ``TypeError`` with the mend: for wrong arguments at once, for unknown layers and a module
-    without ``forward`` before the first epoch, for batches without labels when one comes.
+    Raises ``ValueError`` or ``TypeError`` with the mend: for wrong arguments at once, for unknown layers, a module
+    without ``forward`` and a lack of data before the first epoch, for batches without labels when one comes.
     """
 
     def __init__(
@@ -72,7 +73,14 @@ class SensitivityCallback(Callback):
         """Tells what would fail at the end of the first epoch."""
         if type(pl_module).forward is LightningModule.forward:
             raise TypeError(f"{type(pl_module).__name__} has no forward; define forward(x) that returns logits")
+        if self.data is None and not trainer.enable_validation:
+            raise ValueError("this training validates nothing, so there are no batches to attack; give data=")
         Taps(pl_module, self.layers, self.channel_dims)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audits the module on its own data where no validation will."""
+        if not trainer.enable_validation:
+            self._audit(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets batches of an epoch that was interrupted."""
@@ -96,11 +104,19 @@ class SensitivityCallback(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audits the module and logs."""
+        self._audit(trainer, pl_module)
+
+    def _audit(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._due(trainer):
             return
         precision = trainer.precision_plugin
         own = self.data is not None
-        with torch.inference_mode(False), torch.enable_grad(), precision.forward_context():
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            precision.forward_context(),
+            torch.compiler.set_stance("force_eager"),  # compiled code calls no hooks that came later
+        ):
             report = audit(
                 pl_module,
                 map(precision.convert_input, batches(self.data, 128)) if own else self._kept,

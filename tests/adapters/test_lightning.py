@@ -48,6 +48,11 @@ class Digits(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), 3e-3)
 
 
+class Unvalidated(Digits):
+    def validation_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> None:
+        """Takes any batch, and holds nothing that cannot be compiled."""
+
+
 class Counting:
     """FGSM that counts its batches and notes whether gradients were on and inference mode off."""
 
@@ -148,6 +153,22 @@ def test_first_samples_of_the_first_loader() -> None:
     assert logged(run).keys() == {"sensitivity/body.2"}
 
 
+def test_own_data_without_validation() -> None:
+    module = Digits()
+    attack = Counting(module)
+    data = validation().tensors
+    callback = SensitivityCallback(attack, data=(data[0], data[1]), max_samples=60)
+    run = trainer(callback)
+    run.fit(module, loaders()[0])
+    assert attack.sizes == [60, 60]
+    report = audit(module, (data[0], data[1]), attack, max_samples=60, progress=False)
+    assert logged(run) == pytest.approx({"sensitivity/body.2": float(report.sensitivity["body.2"].mean())}, rel=1e-6)
+    assert module.training
+    attack.sizes.clear()
+    trainer(callback, max_epochs=1).fit(module, *loaders())
+    assert attack.sizes == [60], "once per epoch where there is validation too"
+
+
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
 def test_precision_of_the_trainer(precision: Any) -> None:
     """Own data goes through the trainer's precision, and the module computes in it."""
@@ -163,6 +184,18 @@ def test_precision_of_the_trainer(precision: Any) -> None:
     assert callback.report.data == ("tensors [100, 1, 8, 8]",)
     assert callback.report.samples == 100
     assert 0.001 < logged(run)["sensitivity/body.2"] < 1
+
+
+def test_compiled_module() -> None:
+    module = Unvalidated()
+    callback = SensitivityCallback(FGSM(module, eps=0.1))
+    run = trainer(callback)
+    run.fit(torch.compile(module, backend="eager"), *loaders())  # type: ignore[arg-type]
+    data = validation().tensors
+    plain = Digits()
+    plain.load_state_dict(module.state_dict())
+    report = audit(plain, (data[0], data[1]), FGSM(plain, eps=0.1), progress=False)
+    assert logged(run) == pytest.approx({"sensitivity/body.2": float(report.sensitivity["body.2"].mean())}, rel=1e-6)
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
@@ -209,18 +242,15 @@ def test_bad_input_is_told_before_the_training() -> None:
         trainer(SensitivityCallback(attack, "body.20")).fit(module, *loaders())
     with pytest.raises(ValueError, match=r"^channel_dims names 'head', which is not among the tapped layers; "):
         trainer(SensitivityCallback(attack, channel_dims={"head": 1})).fit(module, *loaders())
+    with pytest.raises(ValueError, match=r"^this training validates nothing, so there are no batches .*; give data=$"):
+        trainer(SensitivityCallback(attack)).fit(module, loaders()[0])
     module.__class__ = type("Digits", (Digits,), {"forward": lightning.LightningModule.forward})
     with pytest.raises(TypeError, match=r"^Digits has no forward; define forward\(x\) that returns logits$"):
         trainer(SensitivityCallback(attack)).fit(module, *loaders())
 
 
-class Unlabelled(Digits):
-    def validation_step(self, batch: Any, index: int, dataloader_idx: int = 0) -> None:
-        pass
-
-
 def test_batches_without_labels() -> None:
-    module = Unlabelled()
+    module = Unvalidated()
     images: DataLoader[Any] = DataLoader(validation().tensors[0], 40)  # type: ignore[arg-type]
     callback = SensitivityCallback(FGSM(module, eps=0.1))
     sentence = r"^the validation batches cannot be attacked \(data must give batches .*\); give other data=$"
