@@ -4,6 +4,7 @@ VENV ?= .venv
 OLDEST := .venv-oldest
 RESULTS_DIR ?= gpu-results
 EXTRAS := adapters,demo,train,dev
+COMMA := ,
 PYTEST_FLAGS ?=
 CUDA_COMPILE_FLAGS ?=
 
@@ -83,7 +84,7 @@ $(OLDEST)/.installed: constraints.txt constraints-oldest.txt pyproject.toml scri
 	$(PYTHON) -m venv $(OLDEST)
 	awk -F == 'NR == FNR { own[$$1] = 1; print; next } !($$1 in own)' \
 	    constraints-oldest.txt constraints.txt >$(OLDEST)/constraints.txt
-	$(PYTHON) scripts/requirements.py adapters demo train dev >$(OLDEST)/requirements.txt
+	$(PYTHON) scripts/requirements.py $(subst $(COMMA), ,$(EXTRAS)) >$(OLDEST)/requirements.txt
 	@echo 'installing the oldest supported torch into $(OLDEST) (about two minutes)'
 	$(OLDEST)/bin/python $(PIP) -c $(OLDEST)/constraints.txt -r $(OLDEST)/requirements.txt
 	@touch $@
