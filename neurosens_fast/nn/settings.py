@@ -32,9 +32,9 @@ def batches_per_choice(refresh: str | int) -> int:
 
 def check_settings(k: int | float, norm: int | str, scope: str, weight: float, select_by: str) -> None:
     """Raise one sentence that names the setting that does not fit."""
-    if not isinstance(k, int) or k > 0:
-        ops.neuron_count(k, max(1, int(k)))
-    else:
+    if isinstance(k, bool) or not isinstance(k, int):
+        ops.neuron_count(k, 1)
+    elif k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     for name, value, allowed in (
         ("norm", norm, ops.NORMS),
