@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class Choice:
         self._sync, self._process_group = sync, process_group
         self._layout: dict[str, int] = {}
         self._counts: list[int] = []
+        self._starts = self._weights = torch.empty(0)  # [K] each
         self._places: Tensor | None = None
         self._places_layout: dict[str, int] = {}
         self._uses = 0
@@ -37,54 +39,50 @@ class Choice:
         else:
             self._counts = [_count(name, self._k, neurons) for name, neurons in layout.items()]
         self._layout = layout
+        starts = [0] if self._scope == "model" else [0, *accumulate(layout.values())][:-1]
+        counts = torch.tensor(self._counts)
+        self._starts = torch.tensor(starts).repeat_interleave(counts)
+        self._weights = (1 / counts.double()).repeat_interleave(counts)
 
     def renew(self) -> None:
         """Choose anew at the next use."""
         self._places = None
 
-    def places(self, scores: Tensor, samples: Sequence[int]) -> Tensor:
-        """``[K]`` int64, one layer behind the other, for ``scores`` ``[M]`` of so many pairs per row."""
-        due = self._places is None or (self._every and self._uses >= self._every)
-        if due:
-            with torch.inference_mode(False):  # what is chosen there could not be used in later training
-                self._choose(scores, samples)
-        assert self._places is not None
-        if self._places_layout != self._layout or len(self._places) != sum(self._counts):
+    def places(self, scores: Tensor, samples: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """For ``scores`` ``[M]`` of so many pairs per row: what to choose, ``[K]`` int64, and its share in the loss."""
+        with torch.inference_mode(False):  # later training could not use what is made there
+            self._starts, self._weights = self._starts.to(scores.device), self._weights.to(scores)
+            if self._places is None or (self._every and self._uses >= self._every):
+                self._places = self._choose(scores, samples)
+                self._places_layout, self._uses = self._layout, 0
+            self._places = self._places.to(scores.device)
+        if self._places_layout != self._layout or len(self._places) != len(self._weights):
             raise ValueError(
                 f"the neurons were chosen for other layers or another k ({_sizes(self._places_layout)}), now there are "
                 f"{_sizes(self._layout)}; call sns.refresh() to choose anew"
             )
         self._uses += 1
-        self._places = self._places.to(scores.device)
-        return self._places
-
-    def weights(self, like: Tensor) -> Tensor:
-        """``[K]``, the share of each chosen neuron in the loss."""
-        return torch.cat([like.new_full((count,), 1 / count) for count in self._counts])
+        return self._places, self._weights
 
     def neurons(self) -> dict[str, Tensor]:
         """The chosen neurons of each row, ``[k]`` int64, most sensitive first; waits for the device."""
         found: dict[str, Tensor] = {}
+        if self._places is None:
+            return found
         start = 0
         for name, neurons in self._places_layout.items():
-            places = self._places if self._places is not None else torch.empty(0, dtype=torch.int64)
-            found[name] = places[(places >= start) & (places < start + neurons)] - start
+            own = (self._places >= start) & (self._places < start + neurons)
+            found[name] = self._places[own] - start
             start += neurons
-        return found if self._places is not None else {}
+        return found
 
-    def _choose(self, scores: Tensor, samples: Sequence[int]) -> None:
+    def _choose(self, scores: Tensor, samples: Sequence[int]) -> Tensor:
         sizes = list(self._layout.values())
         if self._sync and dist.is_available() and dist.is_initialized():
             scores = _over_processes(scores, samples, sizes, self._process_group)
-        if self._scope == "model":
-            self._places = ops.topk_neurons(scores, self._counts[0])[1]
-        else:
-            chosen, start = [], 0
-            for layer, count in zip(scores.split(sizes), self._counts, strict=True):
-                chosen.append(ops.topk_neurons(layer, count)[1] + start)
-                start += len(layer)
-            self._places = torch.cat(chosen)
-        self._places_layout, self._uses = self._layout, 0
+        rows = scores.split(sizes) if self._scope == "layer" else [scores]
+        chosen = [ops.topk_neurons(row, count)[1] for row, count in zip(rows, self._counts, strict=True)]
+        return torch.cat(chosen) + self._starts
 
     def state(self) -> dict[str, Any]:
         """What :meth:`load` takes: tensors and plain data."""

@@ -78,10 +78,7 @@ class LayerHook(_Hook):
         if row is not self.repeated:
             self._check(row, output)
         recorder = self.recorder
-        separate = row.chosen and recorder.mode != "pairs"
-        if row.overwritten and (separate or output.requires_grad):
-            raise overwritten(row.name)
-        if separate:
+        if row.chosen and recorder.mode != "pairs":
             self._check_halves(row, output)
             row.keep(output)
         else:
@@ -159,6 +156,8 @@ class LayerHook(_Hook):
                 f"layer {self.name!r} has {output.shape[row.axis]} channels on axis {row.axis}, but had {row.channels} "
                 f"when it was prepared; name the channel axis in channel_dims={{{self.name!r}: ...}}"
             )
+        if row.chosen and row.overwritten and (self.recorder.mode != "pairs" or output.requires_grad):
+            raise overwritten(row.name)
 
     def _check_halves(self, row: Row, output: Tensor) -> None:
         for what in ("shape", "dtype", "device"):

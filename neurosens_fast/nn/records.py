@@ -29,7 +29,6 @@ class Recorder:
         self.detach_benign = detach_benign
         self.mode: Mode | None = None
         self.prepared = False
-        self.ran_unprepared = False
         self.begin()
         self._bounds: list[int] = []
 
@@ -41,6 +40,7 @@ class Recorder:
     def begin(self) -> None:
         """A new forward."""
         self.forwards = 0
+        self.ran_unprepared = False
         self.length: int | None = None  # samples that the model was given
         self.gradients = False  # whether the model itself ran with gradients
 
@@ -69,8 +69,8 @@ def in_backward() -> bool:
 
 
 def version(output: Tensor) -> int:
-    """How often ``output`` was changed in place; 0 where nobody counts."""
-    return 0 if torch.compiler.is_compiling() or output.is_inference() else output._version
+    """How often ``output`` was changed in place; -1 where nobody counts."""
+    return -1 if torch.compiler.is_compiling() or output.is_inference() else output._version
 
 
 @dataclass(eq=False)
@@ -115,7 +115,7 @@ class Row:
         kept, self.kept = self.kept, []
         if len(kept) < 2:
             return
-        if any(version(output) != before for output, before in kept):
+        if any(version(output) != before >= 0 for output, before in kept):
             raise overwritten(self.name)
         (benign, _), (adversarial, _) = kept
         if detach_benign:
@@ -137,8 +137,8 @@ class Row:
 def overwritten(name: str) -> RuntimeError:
     """The sentence for a layer whose output a module after it changes."""
     return RuntimeError(
-        f"the output of layer {name!r} was overwritten by an in-place module after it; choose that module instead, or "
-        "set its inplace=False"
+        f"the output of layer {name!r} was overwritten by an in-place operation after it; choose the module that does "
+        "so instead, or set its inplace=False"
     )
 
 
@@ -150,8 +150,7 @@ class Collected(NamedTuple):
     sensitivity: Tensor
     """``[M]``, -1 for a layer that did not run."""
     samples: tuple[int, ...]
-    """Pairs per row."""
-    ran: tuple[bool, ...]
+    """Pairs per row, 0 for a layer that did not run."""
 
 
 def collect(rows: Sequence[Row]) -> Collected | None:
@@ -168,12 +167,7 @@ def collect(rows: Sequence[Row]) -> Collected | None:
             row.check_intact()
             distances.append(row.distances.to(first.device))
             sensitivity.append(row.sensitivity.to(first.device))
-    collected = Collected(
-        torch.cat(distances),
-        torch.cat(sensitivity),
-        tuple(row.samples for row in rows),
-        tuple(row.distances is not None for row in rows),
-    )
+    collected = Collected(torch.cat(distances), torch.cat(sensitivity), tuple(row.samples for row in rows))
     for row in rows:
         row.clear()
     return collected

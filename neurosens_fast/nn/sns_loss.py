@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +17,8 @@ from neurosens_fast.capture import Inputs, Layers, batch_length, select_layers
 
 from .attachment import Attachment
 from .choice import Choice
-from .records import Collected, Mode, Recorder, collect
+from .collection import Collection
+from .records import Recorder
 from .settings import batches_per_choice, check_settings, innermost
 from .taps import tap_names
 
@@ -72,9 +73,9 @@ class SNSLoss(nn.Module):
         channel_dims: Mapping[str, int] | None = None,
         process_group: Any = None,
     ) -> None:
-        super().__init__()
         settings = {name: value for name, value in locals().items() if name not in ("self", "model", "__class__")}
         check_settings(k, norm, scope, weight, select_by)
+        super().__init__()
         self.weight = weight
         self._settings = settings
         self._select_by = select_by
@@ -83,84 +84,27 @@ class SNSLoss(nn.Module):
         taps = tap_names(model)
         selection = select_layers(model, (list(taps) or "activations") if layers is None else layers)
         axes = {name: axis for name, axis in taps.items() if axis is not None and name in selection.modules}
-        self._recorder = Recorder(norm, detach_benign)
-        attachment = Attachment(model, selection, self._recorder, {**axes, **(channel_dims or {})})
-        self._attachment = attachment
+        attachment = Attachment(model, selection, Recorder(norm, detach_benign), {**axes, **(channel_dims or {})})
         weakref.finalize(self, attachment.detach)
-        self._collected: Collected | None = None
-        self._taken = self._waiting = False
-        self._benign_gradients = False
-        self._measured: Collected | None = None
-        self._nonfinite: Tensor | None = None
+        self._attachment = attachment
+        self._collection = Collection(attachment)
 
     # Collecting.
 
-    def pairs(self) -> Any:
+    def pairs(self) -> AbstractContextManager[None]:
         """Context in which the model is called once on ``[2N, ...]``, N benign, then their N adversarial samples."""
-        return self._open("pairs")
+        return self._collection.open("pairs")
 
-    def benign(self) -> Any:
+    def benign(self) -> AbstractContextManager[None]:
         """Context in which the model is called once on benign samples ``[N, ...]``; :meth:`adversarial` follows.
 
         Chosen layers' outputs are kept until then. Gradients may be off with ``detach_benign``.
         """
-        return self._open("benign")
+        return self._collection.open("benign")
 
-    def adversarial(self) -> Any:
+    def adversarial(self) -> AbstractContextManager[None]:
         """Context in which the model is called once on the adversarial samples ``[N, ...]``, in the same order."""
-        return self._open("adversarial")
-
-    @contextmanager
-    def _open(self, mode: Mode) -> Iterator[None]:
-        recorder, attachment = self._recorder, self._attachment
-        if recorder.mode is not None:
-            raise RuntimeError(f"{mode}() was opened inside {recorder.mode}() of the same SNSLoss; leave that first")
-        if not attachment.attached:
-            raise RuntimeError("this SNSLoss was detached from its model; make a new one")
-        if mode == "adversarial" and not self._waiting:
-            raise RuntimeError("adversarial() needs a benign() before it, with a forward of the benign samples")
-        if mode != "adversarial":
-            attachment.clear()
-        self._collected, self._taken, self._waiting = None, False, False
-        attachment.begin()
-        recorder.mode = mode
-        if mode == "pairs":
-            recorder.open_span()
-        try:
-            yield
-            self._gather()
-        except BaseException:
-            attachment.clear()
-            self._collected = None
-            raise
-        finally:
-            recorder.mode = None
-            if mode == "pairs":
-                recorder.close_span()
-        self._waiting = mode == "benign"
-
-    def _gather(self) -> None:
-        """Turn what the hooks noted in the forward that is under way into one :class:`Collected`."""
-        recorder, rows = self._recorder, self._attachment.rows
-        if recorder.mode == "benign":
-            self._benign_gradients = recorder.gradients
-            return
-        if recorder.mode == "adversarial":
-            if recorder.gradients and not self._benign_gradients and not recorder.detach_benign:
-                raise RuntimeError(
-                    "the benign forward ran without gradients, so none can reach it; set detach_benign=True or let it "
-                    "run with gradients"
-                )
-            for row in rows:
-                row.reduce_kept(recorder.norm, recorder.detach_benign)
-        collected = collect(rows)
-        if collected is None:
-            return
-        self._collected, self._measured = collected, collected._replace(distances=collected.distances.detach())
-        wrong = ~collected.sensitivity.isfinite()
-        if self._nonfinite is not None and self._nonfinite.shape == wrong.shape:
-            wrong = wrong | self._nonfinite.to(wrong.device)
-        self._nonfinite = wrong
+        return self._collection.open("adversarial")
 
     def prepare(self, inputs: Inputs, verify: bool = True) -> None:
         """Look at the chosen layers with some benign ``inputs`` ``[N, ...]`` (a tensor, tuple or dict; a few suffice).
@@ -173,7 +117,7 @@ class SNSLoss(nn.Module):
         length = batch_length(inputs)
         args = (inputs,) if isinstance(inputs, Tensor) else () if isinstance(inputs, Mapping) else tuple(inputs)
         kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
-        self._measured = self._nonfinite = None
+        self._collection.forget()
         self._attachment.prepare(args, kwargs, length, length, verify)
 
     # The loss.
@@ -184,41 +128,16 @@ class SNSLoss(nn.Module):
         Raises ``RuntimeError`` without such a forward, and ``ValueError`` where a named layer never ran or k is larger
         than a layer.
         """
-        if self._recorder.mode is not None:
-            self._gather()
-        collected = self._collected
-        if collected is None:
-            raise self._nothing_collected()
-        silent = self._attachment.found.silent
-        if silent:
-            raise ValueError(f"layer {silent[0]!r} never ran in a paired forward; leave it out of layers")
-        self._collected, self._taken = None, True
+        collected = self._collection.current()
         scores = collected.sensitivity
         if self._select_by == "distance":
             scores = torch.where(scores < 0, scores, collected.distances.detach())  # below 0: did not run
         self._choice.fit({row.name: row.channels for row in self._attachment.rows})
-        places = self._choice.places(scores, collected.samples)
-        chosen = collected.distances.index_select(0, places)
-        return self.weight * (chosen * self._choice.weights(chosen)).sum()
+        places, shares = self._choice.places(scores, collected.samples)
+        self._collection.finish()
+        return self.weight * (collected.distances.index_select(0, places) * shares).sum()
 
     forward = loss
-
-    def _nothing_collected(self) -> RuntimeError:
-        if self._taken:
-            return RuntimeError("the loss of this forward was already taken; run the model inside pairs() again")
-        if self._waiting or self._recorder.mode == "benign":
-            return RuntimeError(
-                "benign() is still without its adversarial(); run the adversarial samples before loss()"
-            )
-        if self._recorder.ran_unprepared:
-            return RuntimeError(
-                "the channel axes were not known in that forward; call sns.prepare(x) before the first forward of a "
-                "compiled model, or of one that is not called as a whole"
-            )
-        return RuntimeError(
-            "there was no paired forward; call the model inside sns.pairs() before sns.loss(), and "
-            "torch.compiler.reset() if it was compiled and run before the SNSLoss was made"
-        )
 
     def refresh(self) -> None:
         """Choose the neurons anew at the next :meth:`loss`."""
@@ -239,11 +158,7 @@ class SNSLoss(nn.Module):
     @property
     def sensitivity(self) -> dict[str, Tensor]:
         """Row -> sensitivity ``[C]`` of every neuron in the last paired forward, without a gradient."""
-        if self._measured is None:
-            return {}
-        rows = self._attachment.rows
-        parts = self._measured.sensitivity.split([row.channels for row in rows])
-        return {row.name: part for row, part, ran in zip(rows, parts, self._measured.ran, strict=True) if ran}
+        return self._collection.sensitivity
 
     @property
     def neurons(self) -> dict[str, Tensor]:
@@ -255,15 +170,7 @@ class SNSLoss(nn.Module):
 
         The only method that waits for the device in training.
         """
-        if self._nonfinite is None:
-            return
-        rows = self._attachment.rows
-        flags, self._nonfinite = self._nonfinite.cpu().split([row.channels for row in rows]), None
-        found = [
-            f"{row.name!r} neurons {_first(wrong.nonzero().flatten().tolist())}"
-            for row, wrong in zip(rows, flags, strict=True)
-            if wrong.any()
-        ]
+        found = [f"{name!r} neurons {_first(neurons)}" for name, neurons in self._collection.nonfinite().items()]
         if found:
             raise FloatingPointError(
                 f"the sensitivity is not finite in layer {', in layer '.join(found)}; look for an overflow in the "
@@ -300,7 +207,7 @@ class SNSLoss(nn.Module):
         copied = type(self)(model, **self._settings)
         copied.weight, copied.training = self.weight, self.training
         copied.set_extra_state(copy.deepcopy(self.get_extra_state()))
-        if self._recorder.prepared:
+        if self._attachment.recorder.prepared:
             copied._attachment.install(self._attachment.found.copied())
         return copied
 

@@ -132,5 +132,5 @@ def test_reentrant_checkpointing_is_refused() -> None:
 def test_a_layer_overwritten_inside_a_checkpoint_is_named() -> None:
     model = small("hook, in place", replay=False)
     sns = SNSLoss(model, ["bn1", "act2"])
-    with pytest.raises(RuntimeError, match="output of layer 'bn1' was overwritten by an in-place module after it"):
+    with pytest.raises(RuntimeError, match="output of layer 'bn1' was overwritten by an in-place operation after it"):
         step(model, sns)

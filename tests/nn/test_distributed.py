@@ -32,6 +32,7 @@ def train(rank: int, world: int, dtype: torch.dtype, settings: dict[str, Any], w
     inner = model
     if world > 1:
         model = DistributedDataParallel(model)
+        settings = {**settings, "process_group": None if wrapped else dist.new_group()}
     sns = SNSLoss(model if wrapped else inner, **settings)
     assert sns.layers == ["act1", "act2", "act3"]
     found = []

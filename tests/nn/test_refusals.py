@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neurosens_fast.nn import SNSLoss
+from neurosens_fast.nn import SNSLoss, TappedReLU
 
 from .networks import Shared, batch, small
 from .test_sns_loss import step
@@ -70,7 +70,7 @@ def test_the_order_of_calls() -> None:
     sns = SNSLoss(model)
     x, x_adv, _ = batch()
     joined = torch.cat((x, x_adv))
-    with pytest.raises(RuntimeError, match=r"there was no paired forward; call the model inside sns.pairs\(\) before"):
+    with pytest.raises(RuntimeError, match=r"there was no paired forward, call the model inside sns.pairs\(\) before"):
         sns.loss()
     with sns.pairs():
         model(joined)
@@ -264,6 +264,23 @@ def test_layers_that_do_not_run() -> None:
         sns.loss()
 
 
+def test_forwards_in_which_nothing_runs() -> None:
+    model, x = Odd(lambda x: x, training_only=True).train(), torch.rand(8, 4)
+    sns = SNSLoss(model, "od*")
+    model.training_only = False
+    sns.prepare(x)
+    model.training_only = True
+    model.eval()
+    with sns.pairs():
+        model(x)
+    with pytest.raises(RuntimeError, match=r"none of the chosen layers ran in that forward, choose others"):
+        sns.loss()
+    with sns.benign():
+        pass
+    with pytest.raises(RuntimeError, match=r"adversarial\(\) needs a benign\(\) before it"), sns.adversarial():
+        model(x)
+
+
 def test_forwards_unlike_the_one_that_was_prepared() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     sns = SNSLoss(model, channel_dims={"1": 1})
@@ -315,15 +332,16 @@ def test_a_batch_axis_that_is_lost_later() -> None:
 
 @pytest.mark.parametrize("joint", [True, False], ids=["joint", "separate"])
 def test_a_layer_overwritten_by_an_in_place_module(joint: bool) -> None:
-    message = "output of layer '{}' was overwritten by an in-place module after it; choose that module instead, or set"
+    message = "output of layer '{}' was overwritten by an in-place operation after it; choose the module that does so"
     model = small("hook, in place")
     with pytest.raises(RuntimeError, match=message.format("bn1")):
         step(model, SNSLoss(model, ["bn1"]), joint)
-    model = small()
-    model.act2 = nn.Sequential(nn.ReLU(), nn.Dropout(0.5, inplace=True))  # type: ignore[assignment]
-    model.train()  # where preparing cannot see it
-    with pytest.raises(RuntimeError, match=message.format("act2.0")):
-        step(model, SNSLoss(model, ["act2.0"]), joint)
+    for activation in (nn.ReLU(), TappedReLU(), TappedReLU(inplace=True)):
+        for after in (nn.Dropout(0.5, inplace=True), nn.Hardtanh(inplace=True)):  # preparing sees the second only
+            model = small().train()
+            model.act2 = nn.Sequential(activation, after)  # type: ignore[assignment]
+            with pytest.raises(RuntimeError, match=message.format("act2.0")):
+                step(model, SNSLoss(model, ["act2.0"]), joint)
     sns = SNSLoss(small("hook, in place"), ["bn1"])
     x, x_adv, _ = batch()
     with torch.no_grad(), sns.pairs():
