@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class Step:
         elif self.term is None:
             logits = self.model(torch.cat((images, adversarial)))
         else:
-            logits, extra = self.term(lambda: self.model(torch.cat((images, adversarial))))
+            logits, extra = self.term(partial(self.model, torch.cat((images, adversarial))))
         loss = F.cross_entropy(logits[-len(labels) :], labels) + extra
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -102,9 +103,9 @@ def check_terms(model: nn.Module, images: Tensor, adversarial: Tensor) -> None:
     terms = []
     for make in (stored_term, sns_term):
         own = copy.deepcopy(model)
-        terms.append(make(own)(lambda own=own: own(torch.cat((images, adversarial))))[1])
+        terms.append(make(own)(partial(own, torch.cat((images, adversarial))))[1])
     own = tap(copy.deepcopy(model))
-    terms.append(sns_term(own)(lambda: own(torch.cat((images, adversarial))))[1])
+    terms.append(sns_term(own)(partial(own, torch.cat((images, adversarial))))[1])
     for other in terms[1:]:
         torch.testing.assert_close(other, terms[0], rtol=1e-4, atol=1e-6)
 
@@ -123,11 +124,11 @@ def bench_sns_step(device: str, benchmark: Any, table: Any, tmp_path: Path) -> N
         "stored": Step(copy.deepcopy(model), stored_term),
         "pgd_at": Step(copy.deepcopy(model), None, pair=False),
     }
-    runs = {name: (lambda step=step: step(images, labels)) for name, step in steps.items()}
+    runs = {name: partial(step, images, labels) for name, step in steps.items()}
     ours = runs.pop("ours")
     times = run_interleaved(benchmark, ours, runs, device, seconds=150.0)
     peaks = {
-        name: peak_bytes(lambda step=step: step.learn(images, adversarial, labels), device, tmp_path)
+        name: peak_bytes(partial(step.learn, images, adversarial, labels), device, tmp_path)
         for name, step in steps.items()
     }
     over = {name: ratio(times[name], times["pair"]) for name in times}
