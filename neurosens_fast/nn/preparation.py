@@ -80,8 +80,6 @@ def find_rows(
     except Exception as error:
         error.add_note("while SNSLoss looked at the layers with a few samples; sns.prepare(x) does so with others")
         raise
-    finally:
-        torch.clear_autocast_cache()  # it holds weights that were cast without a gradient
     return _rows(selection, outputs)
 
 

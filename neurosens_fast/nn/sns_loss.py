@@ -211,6 +211,9 @@ class SNSLoss(nn.Module):
             copied._attachment.install(self._attachment.found.copied())
         return copied
 
+    def __getstate__(self) -> Any:
+        raise TypeError("an SNSLoss hooks its model and cannot be pickled; save its state_dict()")
+
     def extra_repr(self) -> str:
         """The layers and the settings that differ from their defaults."""
         defaults = {name: value.default for name, value in inspect.signature(SNSLoss.__init__).parameters.items()}

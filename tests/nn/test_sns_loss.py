@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from neurosens_fast import ops
 from neurosens_fast.nn import SNSLoss
+from tests.capture.networks import TupleTransformer
 
 from .independent import sns_loss, stored
 from .networks import KINDS, LAYERS, Shared, batch, gradients, small
@@ -225,6 +226,29 @@ def test_channels_of_tokens_and_their_override() -> None:
     assert [len(values) for values in sns.sensitivity.values()] == [5]
     assert not model[1]._forward_hooks
     assert not model._forward_pre_hooks
+
+
+def test_inputs_by_keyword_and_arguments_that_are_no_batch() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = TupleTransformer()
+
+        def forward(self, x: Tensor, scale: Tensor, *, mask: Tensor, flag: str | None = None) -> Any:
+            assert flag == "on"
+            return self.net(inputs_embeds=x * scale, attention_mask=mask)
+
+    torch.manual_seed(3)
+    model, x, mask = Scaled().double(), torch.randn(6, 3, 5, dtype=torch.float64), torch.ones(6, 3)
+    by_hand = SNSLoss(model.net)
+    by_hand.prepare({"inputs_embeds": x[:3], "attention_mask": mask[:3]})
+    sns = SNSLoss(model)
+    with sns.pairs(), by_hand.pairs():
+        model(x, torch.tensor([2.0]).double(), mask=mask, flag="on")
+    assert sns.layers == ["net.layer.0.activation", "net.layer.1.activation"]
+    assert [f"net.{name}" for name in by_hand.layers] == sns.layers
+    assert [len(values) for values in sns.sensitivity.values()] == [12, 12]
+    assert torch.equal(sns.loss(), by_hand.loss())
 
 
 def test_several_losses_before_one_backward_and_a_scaled_one() -> None:

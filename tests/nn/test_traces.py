@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import random
 import weakref
 from typing import Any
@@ -203,6 +204,8 @@ def test_a_copy_of_both_is_a_loss_on_the_copied_model(kind: str) -> None:
     own_model = alone._attachment.model
     assert own_model is not model
     close(step(own_model, alone, seed=2), step(model, sns, seed=2))
+    with pytest.raises(TypeError, match=r"an SNSLoss hooks its model and cannot be pickled; save its state_dict\(\)"):
+        pickle.dumps(sns)
     model.sns = sns
     with pytest.raises(RuntimeError, match="inside the model that it watches cannot be copied; keep it beside"):
         copy.deepcopy(model)
