@@ -18,19 +18,20 @@ __global__ void __launch_bounds__(kGroupThreads) group_distance_kernel(Source so
                                                                        double* partials,  // [1 or 2, G, C]
                                                                        Shape shape, Groups groups, Distance distance) {
   using A = typename Source::type;
-  const int64_t count = groups.count * shape.channels, i = int64_t(blockIdx.x) * kGroupThreads + threadIdx.x;
-  if (i >= count) return;
-  const int64_t group = divide(i, shape.channels), c = i - group * shape.channels;
-  const int64_t last = least((group + 1) * groups.samples, shape.samples);
+  // A 64-bit division here would take the registers that loads in flight need.
+  const unsigned blocks = unsigned(ceil_divide(shape.channels, kGroupThreads)), group = blockIdx.x / blocks;
+  const int64_t c = int64_t(blockIdx.x - group * blocks) * kGroupThreads + threadIdx.x;
+  if (c >= shape.channels) return;
+  const int64_t last = least((int64_t(group) + 1) * groups.samples, shape.samples);
   double sum = 0, sensitivity = 0;
-  for (int64_t n = group * groups.samples; n < last; ++n) {
+  for (int64_t n = int64_t(group) * groups.samples; n < last; ++n) {
     A row[kRowCount];
     source.read(shape, n, c, row);
     sum += double(row_distance(distance, row, A(shape.positions), 1));
     sensitivity += double(row_distance(Distance::kL1, row, A(shape.positions), 1));
   }
-  partials[i] = sum;
-  if (distance != Distance::kL1) partials[count + i] = sensitivity;
+  partials[group * shape.channels + c] = sum;
+  if (distance != Distance::kL1) partials[(groups.count + group) * shape.channels + c] = sensitivity;
 }
 
 template <typename A>
@@ -69,7 +70,7 @@ void neuron_sensitivity(const Tap& tap,
   const Groups groups = sample_groups(shape);
   if (shape.rows() > 0)
     RowScratch::read(tap, z, z_adv, scratch.rows, shape, stream, [&](auto source) {
-      NS_LAUNCH((group_distance_kernel<decltype(source)>), ceil_divide(groups.count * shape.channels, kGroupThreads),
+      NS_LAUNCH((group_distance_kernel<decltype(source)>), groups.count * ceil_divide(shape.channels, kGroupThreads),
                 kGroupThreads, stream, source, scratch.partials, shape, groups, distance);
     });
   NS_LAUNCH((mean_distance_kernel<accumulate_t<T>>), ceil_divide(shape.channels, kThreads), kThreads, stream,

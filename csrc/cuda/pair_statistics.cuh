@@ -273,7 +273,7 @@ void pair_statistics(const Tap& tap,
 
 // The kernels that only read are compiled once per set: all statistics in pair_statistics.cu, moments in
 // neuron_sensitivity.cu.
-#if !defined(NS_EMULATION)
+#if !defined(NS_ONE_UNIT)
 #define NS_PAIR_STATISTICS(linkage, T, Set)                                                                    \
   linkage template void pair_statistics(const Read<T, Set>&, const View<T>&, const View<T>&, accumulate_t<T>*, \
                                         accumulate_t<T>*, const Shape&, cudaStream_t)

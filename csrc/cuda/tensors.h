@@ -4,20 +4,18 @@
 #include "../arguments.h"
 #include "pair_statistics.cuh"
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/macros.h>
 
 #include <string>
 #include <vector>
 
-namespace neurosens::cuda {
+#if defined(NS_EMULATION)
+#include "emulated_device.h"
+#else
+#include "device.h"
+#endif
 
-inline void check_device(const Tensor& x, const Tensor& like, const char* name) {
-  STD_TORCH_CHECK(x.is_cuda() && x.get_device_index() == like.get_device_index(), name,
-                  " must be on the CUDA device of the other arguments");
-}
+namespace neurosens::cuda {
 
 inline void check_like(const Tensor& x, const Tensor& like, const char* name, const char* like_name) {
   check_device(x, like, name);
@@ -32,25 +30,6 @@ inline bool same_strides(const Tensor& x, const Tensor& y) {
     if (x.size(i) != 1 && x.stride(i) != y.stride(i)) return false;
   return true;
 }
-
-// Makes the device of a tensor current and holds the stream that torch works on there.
-class Device {
- public:
-  explicit Device(const Tensor& x) : guard_(index(x)) {
-    void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
-    stream_ = static_cast<cudaStream_t>(stream);
-  }
-  cudaStream_t stream() const { return stream_; }
-
- private:
-  static int32_t index(const Tensor& x) {
-    STD_TORCH_CHECK(x.is_cuda(), "all arguments must be on one CUDA device");
-    return x.get_device_index();
-  }
-  torch::stable::accelerator::DeviceGuard guard_;
-  cudaStream_t stream_;
-};
 
 template <typename T>
 const T* data(const Tensor& x) {

@@ -63,38 +63,58 @@ def unit(shape: tuple[int, int, int], dtype: torch.dtype) -> float:
     return (chain + 16) * torch.finfo(accumulate_dtype(dtype)).eps
 
 
-def build(cuda: Path = SOURCES / "cuda") -> Path:
-    """Return the emulation program, compiled unless the same sources already were."""
-    headers = [*HERE.glob("*.h"), *cuda.glob("*.cuh"), *(SOURCES / "math").glob("*.h")]
-    inputs = sorted([HERE / "kernels.cpp", HERE / "main.cpp", *headers])
-    digest = hashlib.sha256(" ".join([COMPILER, *FLAGS]).encode())
+def compiled(jobs: list[tuple[Path, str, list[str]]], flags: list[str], link: list[str], depends: list[Path]) -> Path:
+    """Return what sources, each with a name and flags of its own, link to; compiled unless the same already were."""
+    inputs = sorted({*depends, *(source for source, _, _ in jobs)})
+    digest = hashlib.sha256(repr((COMPILER, flags, link, jobs, torch.__version__)).encode())
     for path in inputs:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     cache = Path(tempfile.gettempdir()) / f"neurosens-emulation-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
-    program = cache / digest.hexdigest()[:16]
-    if program.exists():
-        return program
+    result = cache / digest.hexdigest()[:16]
+    if result.exists():
+        return result
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        flags = [*FLAGS, f"-I{HERE}", f"-I{cuda}"]
-        jobs: list[tuple[Path, str, list[str]]] = [(HERE / "main.cpp", "main", [])]
-        jobs += [(HERE / "kernels.cpp", n, [f"-DNS_TYPE={t}", f"-DNS_RUN=run_{n}"]) for n, t in INSTANCES.items()]
 
         def compile_one(job: tuple[Path, str, list[str]]) -> str:
-            source, name, defines = job
-            result = f"{folder}/{name}.o"
-            command = [COMPILER, *flags, *defines, "-c", str(source), "-o", result]
+            source, name, own = job
+            target = f"{folder}/{name}.o"
+            command = [COMPILER, *flags, *own, "-x", "c++", "-c", str(source), "-o", target]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-            return result
+            return target
 
         with ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1)) as pool:
             objects = list(pool.map(compile_one, jobs))
-        linked = f"{folder}/emulate"
-        subprocess.run([COMPILER, "-fsanitize=address,undefined", *objects, "-o", linked], check=True)
-        Path(linked).replace(program)
-    return program
+        linked = f"{folder}/linked"
+        subprocess.run([COMPILER, *objects, *link, "-o", linked], check=True)
+        Path(linked).replace(result)
+    return result
+
+
+def build(cuda: Path = SOURCES / "cuda") -> Path:
+    """Return the program that runs single kernels."""
+    jobs: list[tuple[Path, str, list[str]]] = [(HERE / "main.cpp", "main", [])]
+    jobs += [(HERE / "kernels.cpp", n, [f"-DNS_TYPE={t}", f"-DNS_RUN=run_{n}"]) for n, t in INSTANCES.items()]
+    depends = [*HERE.glob("*.h"), *cuda.glob("*.cuh"), *(SOURCES / "math").glob("*.h")]
+    return compiled(jobs, [*FLAGS, f"-I{HERE}", f"-I{cuda}"], ["-fsanitize=address,undefined"], depends)
+
+
+def build_operators() -> Path:
+    """Return a library that registers all CUDA operators for CPU tensors, as ``torch.ops.emulated``."""
+    sources = [SOURCES / "ops.cpp", *sorted((SOURCES / "cuda").glob("*.cu"))]
+    torch_home = Path(torch.__file__).parent
+    flags = [
+        *("-std=c++20", "-Og", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
+        *("-Wall", "-Werror", "-Wno-unknown-pragmas", "-DNS_EMULATION", "-Dneurosens_fast=emulated"),
+        *("-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{HERE}", f"-I{SOURCES}"),
+        *(f"-isystem{torch_home}/include", f"-isystem{torch_home}/include/torch/csrc/api/include"),
+    ]
+    link = ["-shared", f"-L{torch_home}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
+    depends = [*HERE.glob("*.h"), *SOURCES.glob("*.h")]
+    depends += [path for folder in ("cuda", "math") for path in (SOURCES / folder).iterdir()]
+    return compiled([(source, source.stem, []) for source in sources], flags, link, depends)
 
 
 @dataclass

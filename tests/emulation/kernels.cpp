@@ -3,6 +3,8 @@
 
 #include <sys/mman.h>
 
+#define NS_ONE_UNIT  // all kernels are compiled here
+
 #include <sanitizer/asan_interface.h>
 
 #include "project_step.cuh"
