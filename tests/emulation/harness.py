@@ -106,7 +106,7 @@ def build_operators() -> Path:
     sources = [SOURCES / "ops.cpp", *sorted((SOURCES / "cuda").glob("*.cu"))]
     torch_home = Path(torch.__file__).parent
     flags = [
-        *("-std=c++20", "-Og", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
+        *("-std=c++17", "-Og", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
         *("-Wall", "-Werror", "-Wno-unknown-pragmas", "-DNS_EMULATION", "-Dneurosens_fast=emulated"),
         *("-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{HERE}", f"-I{SOURCES}"),
         *(f"-isystem{torch_home}/include", f"-isystem{torch_home}/include/torch/csrc/api/include"),
