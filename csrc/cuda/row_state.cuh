@@ -25,6 +25,18 @@ struct Moments {  // what the distances and their gradients are made of
   }
 };
 
+constexpr bool keeps_moments(int row) {
+  for (int i = 0; i < Moments::kCount; ++i)
+    if (Moments::at(i) == row) return true;
+  return false;
+}
+constexpr bool moments_agree() {
+  for (int k = 0; k < kRowSums; ++k)
+    if (keeps_moments(k) != reads<kMoments>(k)) return false;
+  return true;
+}
+static_assert(moments_agree());
+
 // What one thread gathers of one row.
 template <typename A>
 struct RowState {
