@@ -109,15 +109,30 @@ class SensitivityCallback(Callback):
     def _audit(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._due(trainer):
             return
+        report, error = None, None
+        try:
+            report = self._own_report(trainer, pl_module)
+        except Exception as caught:  # the other processes wait for this one
+            error = caught
+        self._kept.clear()
+        self.report = _of_all_processes(report, error)
+        for metric in self.metrics:
+            means = {f"{metric}/{layer}": float(values.mean()) for layer, values in self.report.metric(metric).items()}
+            pl_module.log_dict(means, sync_dist=True)  # equal in all processes; without it Lightning warns
+
+    def _own_report(self, trainer: Trainer, pl_module: LightningModule) -> AuditReport | None:
+        """The report of this process; None where no validation batch came here."""
         precision = trainer.precision_plugin
         own = self.data is not None
+        if not own and not self._kept:
+            return None
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
             precision.forward_context(),
             torch.compiler.set_stance("force_eager"),  # compiled code calls no hooks that came later
         ):
-            report = audit(
+            return audit(
                 pl_module,
                 map(precision.convert_input, batches(self.data, 128)) if own else self._kept,
                 self.attack,
@@ -128,11 +143,6 @@ class SensitivityCallback(Callback):
                 seed=self.seed,
                 data_description=describe_data(self.data) if own else "validation batches",
             )
-        self._kept.clear()
-        self.report = _of_all_processes(report)
-        for metric in self.metrics:
-            means = {f"{metric}/{layer}": float(values.mean()) for layer, values in self.report.metric(metric).items()}
-            pl_module.log_dict(means, sync_dist=True)  # equal in all processes; without it Lightning warns
 
     def _due(self, trainer: Trainer) -> bool:
         if trainer.sanity_checking:
@@ -140,10 +150,19 @@ class SensitivityCallback(Callback):
         return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
 
-def _of_all_processes(report: AuditReport) -> AuditReport:
-    """The merged reports of all processes, the same in each."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return report
-    reports: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(reports, report)
+def _of_all_processes(report: AuditReport | None, error: Exception | None) -> AuditReport:
+    """The merged reports of all processes, the same in each; an error of one of them ends all."""
+    outcomes: list[Any] = [report if error is None else f"{type(error).__name__}: {error}"]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        own = outcomes[0]
+        outcomes = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(outcomes, own)
+    if error is not None:
+        raise error
+    for process, outcome in enumerate(outcomes):
+        if isinstance(outcome, str):
+            raise RuntimeError(f"the audit failed in process {process}: {outcome}")
+    reports = [outcome for outcome in outcomes if outcome is not None]
+    if not reports:
+        raise ValueError("no validation batch came to any process; give the callback data=")
     return functools.reduce(AuditReport.merge, reports)

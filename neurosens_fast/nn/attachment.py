@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,13 @@ class Attachment:
             self._handles.pop().remove()
 
     def begin(self) -> None:
-        """A new forward."""
+        """A new forward. Raises ``RuntimeError`` where a chosen module is no longer in the model."""
+        present = set(map(id, self.model.modules()))
+        for hook in self._hooks:
+            if id(hook.module) not in present:
+                raise RuntimeError(
+                    f"layer {hook.name!r} was replaced or removed after this SNSLoss was made; make it afterwards"
+                )
         self.recorder.begin()
         for hook in self._hooks:
             hook.begin()
@@ -70,6 +77,12 @@ class Attachment:
             self.install(find_rows(self.model, self.selection, self.axes, args, kwargs, length, samples, verify))
         finally:
             Recorder.looking = False
+        if left_out := [f"{row!r}: {why}" for row, why in self.found.skipped.items()]:
+            warnings.warn(
+                f"SNSLoss leaves out {'; '.join(left_out)} (sns.skipped holds the reasons, "
+                "sns.prepare(x, verify=False) measures what mixes samples all the same)",
+                stacklevel=2,
+            )
 
     def install(self, found: Rows) -> None:
         """Let the hooks fill the rows that were found."""

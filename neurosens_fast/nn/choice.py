@@ -51,7 +51,7 @@ class Choice:
     def places(self, scores: Tensor, samples: Sequence[int]) -> tuple[Tensor, Tensor]:
         """For ``scores`` ``[M]`` of so many pairs per row: what to choose, ``[K]`` int64, and its share in the loss."""
         with torch.inference_mode(False):  # later training could not use what is made there
-            self._starts, self._weights = self._starts.to(scores.device), self._weights.to(scores)
+            self._starts, self._weights = self._starts.to(scores.device), self._weights.to(scores.device)
             if self._places is None or (self._every and self._uses >= self._every):
                 self._places = self._choose(scores, samples)
                 self._places_layout, self._uses = self._layout, 0
@@ -62,7 +62,7 @@ class Choice:
                 f"{_sizes(self._layout)}; call sns.refresh() to choose anew"
             )
         self._uses += 1
-        return self._places, self._weights
+        return self._places, self._weights.to(scores.dtype)
 
     def neurons(self) -> dict[str, Tensor]:
         """The chosen neurons of each row, ``[k]`` int64, most sensitive first; waits for the device."""

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import relu
 from torch.utils._pytree import tree_leaves
 
 from neurosens_fast import ops
 from neurosens_fast.capture import check_output, main_tensor
 
-from .records import Recorder, Row, in_backward, overwritten
+from .records import Recorder, Row, in_backward
 
 
 class _Hook:
@@ -65,6 +66,9 @@ class LayerHook(_Hook):
         """Fill ``rows`` from now on."""
         self.rows = rows
         known = next((row for row in rows if row is not None), None)
+        for row in rows:  # one rule for all calls, since a repeated one cannot be told from another
+            if row is not None:
+                row.overwritten = any(other is not None and other.overwritten for other in rows)
         self.repeated = known and replace(known, chosen=False)
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -77,14 +81,17 @@ class LayerHook(_Hook):
         output = main_tensor(output)
         if row is not self.repeated:
             self._check(row, output)
-        recorder = self.recorder
-        if row.chosen and recorder.mode != "pairs":
+        if row.overwritten:
+            output = output.clone()
+        if row.chosen and self.recorder.mode != "pairs":
             self._check_halves(row, output)
             row.keep(output)
         else:
-            row.store(
-                output, *ops.paired_sensitivity(output, recorder.norm, row.axis, detach_benign=recorder.detach_benign)
-            )
+            self._measure(row, output)
+
+    def _measure(self, row: Row, pair: Tensor) -> None:
+        recorder = self.recorder
+        row.store(pair, *ops.paired_sensitivity(pair, recorder.norm, row.axis, detach_benign=recorder.detach_benign))
 
     def relu(self, module: nn.Module, pair: Tensor, inplace: bool) -> Tensor | None:
         """``relu(pair)``, measured in the same pass; None where ``pair`` is no pair to be measured."""
@@ -96,6 +103,10 @@ class LayerHook(_Hook):
             return None
         if row is not self.repeated:
             self._check(row, pair)
+        if row.overwritten:
+            out = relu(pair, inplace=inplace)
+            self._measure(row, out.clone())
+            return out
         recorder = self.recorder
         function = ops.relu_tap_ if inplace else ops.relu_tap
         out, distances, sensitivity = function(pair, recorder.norm, row.axis, detach_benign=recorder.detach_benign)
@@ -156,8 +167,6 @@ class LayerHook(_Hook):
                 f"layer {self.name!r} has {output.shape[row.axis]} channels on axis {row.axis}, but had {row.channels} "
                 f"when it was prepared; name the channel axis in channel_dims={{{self.name!r}: ...}}"
             )
-        if row.chosen and row.overwritten and (self.recorder.mode != "pairs" or output.requires_grad):
-            raise overwritten(row.name)
 
     def _check_halves(self, row: Row, output: Tensor) -> None:
         for what in ("shape", "dtype", "device"):
@@ -221,7 +230,10 @@ class RootHook(_Hook):
             )
         if not recorder.prepared:
             if not length:
-                raise ValueError("the model was given no samples; call sns.prepare(x) with some benign inputs first")
+                raise ValueError(
+                    "no tensor with samples is among what the model was given; call sns.prepare(x) with some benign "
+                    "inputs first"
+                )
             self._prepare(args, kwargs, length, length // 2 if paired else length)
 
 

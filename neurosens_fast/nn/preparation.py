@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from neurosens_fast.capture import (
@@ -135,10 +136,21 @@ def _look(
         seen[name] = (layer, row)
         held.append((row, output, version(output)))
 
-    with OutputHooks(call, selection, visit, axes):
-        plain_forward(call, pair_inputs(few, few))
+    def dropout(module: nn.Module, inputs: Any) -> None:
+        for row, output, _ in held:
+            row.overwritten |= inputs[0] is output
+
+    # Dropout in place overwrites in training only.
+    dropouts = [module for module in call.modules() if isinstance(module, _DropoutNd) and module.inplace]
+    handles = [module.register_forward_pre_hook(dropout) for module in dropouts]
+    try:
+        with OutputHooks(call, selection, visit, axes):
+            plain_forward(call, pair_inputs(few, few))
+    finally:
+        for handle in handles:
+            handle.remove()
     for row, output, before in held:
-        row.overwritten = version(output) != before
+        row.overwritten |= version(output) != before
     return seen
 
 

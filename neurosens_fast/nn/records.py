@@ -42,7 +42,7 @@ class Recorder:
         self.forwards = 0
         self.ran_unprepared = False
         self.length: int | None = None  # samples that the model was given
-        self.gradients = False  # whether the model itself ran with gradients
+        self.gradients = torch.is_grad_enabled()  # whether the model itself ran with gradients
 
     # Activation checkpointing runs layers again inside the backward pass. That run must repeat the operators of the
     # first one, so it must know whether that one was paired: by the number that autograd gave to the node whose saved
@@ -83,7 +83,7 @@ class Row:
     channels: int
     chosen: bool = True
     overwritten: bool = False
-    """Whether a module after it changes its output in place."""
+    """Whether a module after it changes its output in place, so that a copy of the output is measured."""
     samples: int = 0
     distances: Tensor | None = None
     sensitivity: Tensor | None = None
@@ -135,10 +135,10 @@ class Row:
 
 
 def overwritten(name: str) -> RuntimeError:
-    """The sentence for a layer whose output a module after it changes."""
+    """The sentence for a layer whose output is changed in training only, which preparing could not see."""
     return RuntimeError(
         f"the output of layer {name!r} was overwritten by an in-place operation after it; choose the module that does "
-        "so instead, or set its inplace=False"
+        "so instead, set its inplace=False, or leave the layer out"
     )
 
 

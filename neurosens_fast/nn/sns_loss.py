@@ -83,6 +83,8 @@ class SNSLoss(nn.Module):
         model = innermost(model)
         taps = tap_names(model)
         selection = select_layers(model, (list(taps) or "activations") if layers is None else layers)
+        if layers is None:
+            selection.named.clear()  # nobody named them one by one: what cannot be measured is left out
         axes = {name: axis for name, axis in taps.items() if axis is not None and name in selection.modules}
         attachment = Attachment(model, selection, Recorder(norm, detach_benign), {**axes, **(channel_dims or {})})
         weakref.finalize(self, attachment.detach)

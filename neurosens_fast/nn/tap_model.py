@@ -30,7 +30,7 @@ def tap(model: Model, layers: Layers = "activations") -> Model:
     for module in selection.modules.values():
         if type(module) is nn.ReLU:
             module.__class__ = TappedReLU
-        elif not isinstance(module, TappedReLU | SensitivityTap):
+        elif not isinstance(module, TappedReLU | SensitivityTap) and type(module).forward is not nn.Module.forward:
             wrappers[module] = Tapped(module)
     for parent in list(model.modules()):
         if not isinstance(parent, Tapped):

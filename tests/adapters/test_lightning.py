@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torchmetrics
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from neurosens_fast.adapters.lightning import SensitivityCallback
 from neurosens_fast.attacks import FGSM, PGD
@@ -225,6 +226,50 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert values == pytest.approx({"sensitivity/body.2": float(report.sensitivity["body.2"].mean())}, rel=1e-6)
     for name in ("head.weight", "body.0.weight"):
         assert torch.equal(state[name], other_state[name])
+
+
+class OnlyFirstProcess(IterableDataset[Any]):
+    """Validation images that all come to process 0."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(zip(*validation().tensors, strict=True) if torch.distributed.get_rank() == 0 else ())
+
+
+def test_processes_without_samples_and_with_errors(tmp_path: Path) -> None:
+    """No process waits for one that has nothing to attack, or whose attack fails."""
+    script = """
+        import os, warnings
+        from torch.utils.data import DataLoader
+        from tests.adapters import test_lightning as here
+
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+
+        def broken(images, labels):
+            if rank == 1:
+                raise ValueError("no such attack")
+            return images
+
+        module = here.Unvalidated()
+        callback = here.SensitivityCallback(here.FGSM(module, eps=0.1))
+        run = here.trainer(callback, strategy="ddp", devices=2, max_epochs=1, use_distributed_sampler=False)
+        run.validate(module, DataLoader(here.OnlyFirstProcess(), 40), verbose=False)
+        found = {"samples": callback.report.samples, **here.logged(run)}
+        try:
+            run = here.trainer(here.SensitivityCallback(broken), strategy="ddp", devices=2, max_epochs=1)
+            run.validate(module, here.loaders()[1], verbose=False)
+        except Exception as error:
+            found["error"] = f"{type(error).__name__}: {error}"
+        torch.save(found, folder / f"end{rank}.pt")
+    """
+    run_processes(script, tmp_path)
+    first, second = (torch.load(tmp_path / f"end{rank}.pt") for rank in range(2))
+    assert first.pop("error") == "RuntimeError: the audit failed in process 1: ValueError: no such attack"
+    assert second.pop("error") == "ValueError: no such attack"
+    assert first == second
+    assert first["samples"] == 100
+    assert first["sensitivity/body.2"] > 0
 
 
 def test_bad_input_is_told_before_the_training() -> None:

@@ -280,3 +280,28 @@ def test_two_losses_on_one_model_are_independent() -> None:
         close(part + second.loss(), alone[1])
         first.detach()
         assert torch.equal(step(model, second)[0], alone[1])
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["joint", "separate"])
+@pytest.mark.parametrize("overwriting", ["relu", "dropout", "addition"])
+def test_a_layer_that_is_overwritten_after_it(overwriting: str, joint: bool) -> None:
+    """The same as without the overwriting, in training mode; dropout in place does so in training only."""
+
+    class Adding(nn.Module):
+        def __init__(self, inplace: bool) -> None:
+            super().__init__()
+            self.inplace = inplace
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.add_(1) if self.inplace else x + 1
+
+    after: Any = {"relu": nn.ReLU, "dropout": lambda inplace: nn.Dropout(0.5, inplace), "addition": Adding}[overwriting]
+    results = []
+    for inplace in (False, True):
+        model = small()
+        model.bn1 = nn.Sequential(model.bn1, after(inplace=inplace))  # type: ignore[assignment]
+        model.act2 = nn.Sequential(nn.GELU(), after(inplace=inplace))  # type: ignore[assignment]
+        sns = SNSLoss(model.train(), ["bn1.0", "act2.0"])
+        torch.manual_seed(3)
+        results.append(step(model, sns, joint))
+    close(results[0], results[1])
