@@ -1,7 +1,6 @@
 // Mean distances of every neuron and their gradients: what the sensitivity, the SNS loss and ReLU taps share.
 #pragma once
 
-#include "large_memory.h"
 #include "support.h"
 
 namespace neurosens {

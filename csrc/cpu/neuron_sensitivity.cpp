@@ -18,8 +18,8 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
   const Distance distance = distance_named(norm);
   const Pair checked(benign, adversarial, channel_dim);
   const auto target = [](const Tensor& x, bool wanted) {
-    return GradientTarget{wanted ? large_empty_like(x) : torch::stable::new_empty(x, std::vector<int64_t>{0}), x,
-                          wanted};
+    return GradientTarget{wanted ? torch::stable::empty_like(x) : torch::stable::new_empty(x, std::vector<int64_t>{0}),
+                          x, wanted};
   };
   const GradientTarget to = target(benign, needs_benign), to_adv = target(adversarial, needs_adversarial);
   write_gradients(grad, benign, adversarial, to, to_adv, distance, channel_dim);
@@ -37,7 +37,7 @@ Tensor paired_sensitivity_backward(const Tensor& grad, const Tensor& pair, std::
   const Distance distance = distance_named(norm);
   const Halves halves(pair);
   const Pair checked(halves.benign, halves.adversarial, channel_dim);
-  const Tensor out = large_empty_like(pair);
+  const Tensor out = torch::stable::empty_like(pair);
   const Halves to(out);
   write_gradients(grad, halves.benign, halves.adversarial, {to.benign, pair, true, false, detach_benign},
                   {to.adversarial, pair, true, false, false}, distance, channel_dim);

@@ -26,7 +26,7 @@ std::tuple<Tensor, Tensor, Tensor> relu_tap(const Tensor& pair, std::string norm
   const Distance distance = distance_named(norm);
   const Halves halves(pair);
   const Pair checked(halves.benign, halves.adversarial, channel_dim);
-  Tensor out = large_empty_like(pair);
+  Tensor out = torch::stable::empty_like(pair);
   if (is_dense(pair) && readable(pair, channel_dim)) {
     const Means means = measure_relu(pair, out, distance, channel_dim);
     return {out, means.distances, means.sensitivity};
@@ -59,7 +59,7 @@ Tensor relu_tap_backward(const Tensor& grad_out, const Tensor& grad, const Tenso
   const Distance distance = distance_named(norm);
   const Halves halves(out);
   const Pair checked(halves.benign, halves.adversarial, channel_dim);
-  const Tensor result = large_empty_like(out);
+  const Tensor result = torch::stable::empty_like(out);
   const Pair same(grad_out, out, channel_dim);  // checks shape and dtype
   const Halves base(grad_out), to(result);
   write_gradients(grad, halves.benign, halves.adversarial, {to.benign, base.benign, true, true, detach_benign},
