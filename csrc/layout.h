@@ -70,6 +70,20 @@ inline Tensor channel_second(const Tensor& x, int64_t channel_dim) {
   return torch::stable::permute(x, order);
 }
 
+// Raises unless the two are of one shape and dtype with a channel; returns the channel counted from the front.
+inline int64_t check_pair(const Tensor& z, const Tensor& z_adv, int64_t channel_dim) {
+  STD_TORCH_CHECK(z.dim() >= 2, "benign must be [N, C, *S], got ", z.dim(), " dimensions");
+  STD_TORCH_CHECK(channel_dim >= -z.dim() && channel_dim < z.dim(), "channel_dim ", channel_dim,
+                  " is out of range for ", z.dim(), " dimensions");
+  if (channel_dim < 0) channel_dim += z.dim();
+  STD_TORCH_CHECK(channel_dim != 0, "channel_dim must not be the sample dimension 0");
+  STD_TORCH_CHECK(z.dim() == z_adv.dim() && z.scalar_type() == z_adv.scalar_type(),
+                  "benign and adversarial must have one shape and dtype");
+  for (int64_t i = 0; i < z.dim(); ++i)
+    STD_TORCH_CHECK(z.size(i) == z_adv.size(i), "benign and adversarial differ in size at dimension ", i);
+  return channel_dim;
+}
+
 // A pair whose two halves share one layout kind; copied once where theirs cannot be read as it is.
 struct Pair {
   Tensor benign, adversarial;
@@ -77,15 +91,7 @@ struct Pair {
   bool by_rows;  // both are rows; what is rows and columns at once is read as rows
 
   Pair(const Tensor& z, const Tensor& z_adv, int64_t channel_dim) : benign(z), adversarial(z_adv) {
-    STD_TORCH_CHECK(z.dim() >= 2, "benign must be [N, C, *S], got ", z.dim(), " dimensions");
-    STD_TORCH_CHECK(channel_dim >= -z.dim() && channel_dim < z.dim(), "channel_dim ", channel_dim,
-                    " is out of range for ", z.dim(), " dimensions");
-    if (channel_dim < 0) channel_dim += z.dim();
-    STD_TORCH_CHECK(channel_dim != 0, "channel_dim must not be the sample dimension 0");
-    STD_TORCH_CHECK(z.dim() == z_adv.dim() && z.scalar_type() == z_adv.scalar_type(),
-                    "benign and adversarial must have one shape and dtype");
-    for (int64_t i = 0; i < z.dim(); ++i)
-      STD_TORCH_CHECK(z.size(i) == z_adv.size(i), "benign and adversarial differ in size at dimension ", i);
+    channel_dim = check_pair(z, z_adv, channel_dim);
     if (!same_kind(benign, adversarial, channel_dim)) {
       benign = torch::stable::contiguous(channel_second(benign, channel_dim));
       adversarial = torch::stable::contiguous(channel_second(adversarial, channel_dim));

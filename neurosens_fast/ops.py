@@ -59,9 +59,14 @@ def _check_pair(benign: Tensor, adversarial: Tensor, channel_dim: int) -> int:
     _check_like("adversarial", adversarial, "benign", benign)
     if benign.dim() < 2:
         raise ValueError(f"benign must be [N, C, *S] with at least 2 dimensions, got shape {list(benign.shape)}")
-    if not -benign.dim() <= channel_dim < benign.dim():
-        raise ValueError(f"channel_dim {channel_dim} is out of range for shape {list(benign.shape)}")
-    front = channel_dim % benign.dim()
+    return _check_channel_dim(benign, channel_dim)
+
+
+def _check_channel_dim(x: Tensor, channel_dim: int) -> int:
+    """Return ``channel_dim`` counted from the front."""
+    if not -x.dim() <= channel_dim < x.dim():
+        raise ValueError(f"channel_dim {channel_dim} is out of range for shape {list(x.shape)}")
+    front = channel_dim % x.dim()
     if front == 0:
         raise ValueError("channel_dim must not be 0, the sample dimension")
     return front
@@ -152,6 +157,8 @@ def neuron_count(k: int | float, neurons: int) -> int:
     """
     if isinstance(k, bool) or not isinstance(k, int | float):
         raise TypeError(f"k must be a count (int) or a share (float), got {type(k).__name__}")
+    if neurons < 1:
+        raise ValueError("there are no neurons to choose from")
     if isinstance(k, int):
         if not 1 <= k <= neurons:
             raise ValueError(f"k must be between 1 and the number of neurons {neurons}, got {k}")
@@ -218,8 +225,7 @@ def _check_joined(pair: Tensor, channel_dim: int, norm: int | str) -> tuple[int,
         raise ValueError(f"pair must be [2N, C, *S] with at least 2 dimensions, got shape {list(pair.shape)}")
     if pair.shape[0] % 2:
         raise ValueError(f"pair must hold N benign, then N adversarial samples, got an odd batch of {pair.shape[0]}")
-    half = pair.narrow(0, 0, pair.shape[0] // 2)
-    return _check_pair(half, half, channel_dim), _check_norm(norm)
+    return _check_channel_dim(pair, channel_dim), _check_norm(norm)
 
 
 def paired_sensitivity(
@@ -258,11 +264,18 @@ def relu_tap(
 def relu_tap_(
     pair: Tensor, norm: int | str = 1, channel_dim: int = 1, *, detach_benign: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`relu_tap` that overwrites ``pair``, as ``torch.relu_`` does, and returns it first."""
+    """:func:`relu_tap` that overwrites ``pair``, as ``torch.relu_`` does, and returns it first.
+
+    Raises ``ValueError`` for a leaf that requires a gradient.
+    """
     channel_dim, text = _check_joined(pair, channel_dim, norm)
-    if torch.compiler.is_compiling():  # what is overwritten is the compiler's business
+    compiling = torch.compiler.is_compiling()
+    needs_gradient = pair.requires_grad and torch.is_grad_enabled()
+    if not compiling and needs_gradient and pair.is_leaf:
+        raise ValueError("pair is a leaf that requires a gradient and cannot be overwritten; use relu_tap")
+    if compiling or (needs_gradient and pair._is_view()):  # a write that compiler and base of the view learn of
         out, distances, sensitivity = _ops.relu_tap(pair, text, channel_dim, detach_benign)
-        return out, distances, sensitivity
+        return pair.copy_(out), distances, sensitivity
     out, distances, sensitivity = _ReluTapInPlace.apply(pair, text, channel_dim, detach_benign)
     return out, distances, sensitivity
 

@@ -104,6 +104,7 @@ class GradientWriter {
  private:
   bool chosen(int64_t c) const { return weights_[c] != 0; }  // NaN is
 
+  // Coefficients of a row with those statistics, which norms that need none do not read.
   RowGradient<A> weighted(int64_t c, const A* row, int64_t stride) const {
     const RowGradient<A> g = row_gradient(distance_, row, A(shape_.positions), stride);
     const A scale = weights_[c] / A(shape_.samples);
@@ -138,7 +139,7 @@ class GradientWriter {
     if (needs_statistics())  // the row stays in the cache for the second read
       tiles_.statistics(n, c, kMoments, coefficients, 1);
     else
-      coefficients(c, Tile<A>{}, 1);
+      g = weighted(c, nullptr, 0);
     kernels_.row_gradient(distance_ == Distance::kL1, g, run(n, c, 0, shape_.positions));
   }
 
@@ -148,19 +149,19 @@ class GradientWriter {
     for (int64_t s = 0; s < shape_.positions; ++s) write_base(n, first, s, count, !any);
     if (!any) return;
     ChannelGradients<A> g;
+    const auto set = [&](int64_t at, const RowGradient<A>& row) {
+      g.chosen[at] = chosen(first + at) ? -1 : 0;
+      g.change[at] = row.change, g.benign[at] = row.benign, g.adversarial[at] = row.adversarial;
+    };
     const auto coefficients = [&](int64_t channel, const Tile<A>& tile, int channels) {
       for (int c = 0; c < channels; ++c) {
-        const RowGradient<A> row = weighted(channel + c, &tile.row[0][c], kTile);
-        const int64_t at = channel - first + c;
-        g.chosen[at] = chosen(channel + c) ? -1 : 0;
-        g.change[at] = row.change, g.benign[at] = row.benign, g.adversarial[at] = row.adversarial;
+        set(channel - first + c, weighted(channel + c, &tile.row[0][c], kTile));
       }
     };
     if (needs_statistics())
       tiles_.statistics(n, first, kMoments, coefficients);
     else
-      for (int64_t c = 0; c < count; c += kTile)
-        coefficients(first + c, Tile<A>{}, int(std::min<int64_t>(kTile, count - c)));
+      for (int64_t c = 0; c < count; ++c) set(c, weighted(first + c, nullptr, 0));
     for (int64_t s = 0; s < shape_.positions; ++s)
       kernels_.column_gradient(distance_ == Distance::kL1, g, run(n, first, s, count));
   }

@@ -16,7 +16,7 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
                                                        const Tensor& adversarial, std::string norm, int64_t channel_dim,
                                                        bool needs_benign, bool needs_adversarial) {
   const Distance distance = distance_named(norm);
-  const Pair checked(benign, adversarial, channel_dim);
+  check_pair(benign, adversarial, channel_dim);
   const auto target = [](const Tensor& x, bool wanted) {
     return GradientTarget{wanted ? torch::stable::empty_like(x) : torch::stable::new_empty(x, std::vector<int64_t>{0}),
                           x, wanted};
@@ -36,7 +36,7 @@ Tensor paired_sensitivity_backward(const Tensor& grad, const Tensor& pair, std::
                                    bool detach_benign) {
   const Distance distance = distance_named(norm);
   const Halves halves(pair);
-  const Pair checked(halves.benign, halves.adversarial, channel_dim);
+  check_pair(halves.benign, halves.adversarial, channel_dim);
   const Tensor out = torch::stable::empty_like(pair);
   const Halves to(out);
   write_gradients(grad, halves.benign, halves.adversarial, {to.benign, pair, true, false, detach_benign},

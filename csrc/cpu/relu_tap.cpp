@@ -16,41 +16,52 @@ Means measure_relu(const Tensor& pair, const Tensor& out, Distance distance, int
   return mean_distances(activations, distance, &relu);
 }
 
-bool readable(const Tensor& pair, int64_t channel_dim) {
+// How the halves of a joined batch can be read as they lie.
+enum class Kind { kRows, kColumns, kNeither };
+Kind kind_of(const Tensor& pair, int64_t channel_dim) {
   const Halves halves(pair);
   Layout layout;
-  return describe(channel_second(halves.benign, channel_dim), 1, layout) && (layout.rows() || layout.columns());
+  if (!describe(channel_second(halves.benign, channel_dim), 1, layout)) return Kind::kNeither;
+  return layout.rows() ? Kind::kRows : layout.columns() ? Kind::kColumns : Kind::kNeither;
+}
+
+// The same through a dense copy of the same kind, so that the sums are added in the same order.
+Means measure_copy(const Tensor& pair, Tensor& out, Distance distance, int64_t channel_dim, Kind kind) {
+  const auto arranged = [&](const Tensor& x) {
+    if (kind != Kind::kColumns) return channel_second(x, channel_dim);
+    std::vector<int64_t> order;
+    const int64_t channel = channel_dim < 0 ? channel_dim + x.dim() : channel_dim;
+    for (int64_t i = 0; i < x.dim(); ++i)
+      if (i != channel) order.push_back(i);
+    order.push_back(channel);
+    return torch::stable::permute(x, order);
+  };
+  const Tensor dense = torch::stable::contiguous(arranged(pair));
+  const Tensor result = torch::stable::empty_like(dense);
+  const Means means = measure_relu(dense, result, distance, kind == Kind::kColumns ? -1 : 1);
+  Tensor view = arranged(out);
+  torch::stable::copy_(view, result);
+  return means;
 }
 
 std::tuple<Tensor, Tensor, Tensor> relu_tap(const Tensor& pair, std::string norm, int64_t channel_dim, bool) {
   const Distance distance = distance_named(norm);
   const Halves halves(pair);
-  const Pair checked(halves.benign, halves.adversarial, channel_dim);
+  check_pair(halves.benign, halves.adversarial, channel_dim);
   Tensor out = torch::stable::empty_like(pair);
-  if (is_dense(pair) && readable(pair, channel_dim)) {
-    const Means means = measure_relu(pair, out, distance, channel_dim);
-    return {out, means.distances, means.sensitivity};
-  }
-  Tensor view = channel_second(out, channel_dim);
-  const Tensor rows = torch::stable::contiguous(channel_second(pair, channel_dim));
-  const Tensor result = torch::stable::empty_like(rows);
-  const Means means = measure_relu(rows, result, distance, 1);
-  torch::stable::copy_(view, result);
+  const Kind kind = kind_of(pair, channel_dim);
+  const Means means = kind != Kind::kNeither && is_dense(pair) ? measure_relu(pair, out, distance, channel_dim)
+                                                               : measure_copy(pair, out, distance, channel_dim, kind);
   return {out, means.distances, means.sensitivity};
 }
 
 std::tuple<Tensor, Tensor> relu_tap_(Tensor& pair, std::string norm, int64_t channel_dim) {
   const Distance distance = distance_named(norm);
   const Halves halves(pair);
-  const Pair checked(halves.benign, halves.adversarial, channel_dim);
-  if (readable(pair, channel_dim)) {
-    const Means means = measure_relu(pair, pair, distance, channel_dim);
-    return {means.distances, means.sensitivity};
-  }
-  Tensor view = channel_second(pair, channel_dim);
-  const Tensor rows = torch::stable::contiguous(view);
-  const Means means = measure_relu(rows, rows, distance, 1);
-  torch::stable::copy_(view, rows);
+  check_pair(halves.benign, halves.adversarial, channel_dim);
+  const Kind kind = kind_of(pair, channel_dim);
+  const Means means = kind != Kind::kNeither ? measure_relu(pair, pair, distance, channel_dim)
+                                             : measure_copy(pair, pair, distance, channel_dim, kind);
   return {means.distances, means.sensitivity};
 }
 
@@ -58,9 +69,12 @@ Tensor relu_tap_backward(const Tensor& grad_out, const Tensor& grad, const Tenso
                          int64_t channel_dim, bool detach_benign) {
   const Distance distance = distance_named(norm);
   const Halves halves(out);
-  const Pair checked(halves.benign, halves.adversarial, channel_dim);
+  check_pair(halves.benign, halves.adversarial, channel_dim);
   const Tensor result = torch::stable::empty_like(out);
-  const Pair same(grad_out, out, channel_dim);  // checks shape and dtype
+  STD_TORCH_CHECK(grad_out.dim() == out.dim() && grad_out.scalar_type() == out.scalar_type(),
+                  "grad_out must have the shape and dtype of out");
+  for (int64_t i = 0; i < out.dim(); ++i)
+    STD_TORCH_CHECK(grad_out.size(i) == out.size(i), "grad_out differs from out in size at dimension ", i);
   const Halves base(grad_out), to(result);
   write_gradients(grad, halves.benign, halves.adversarial, {to.benign, base.benign, true, true, detach_benign},
                   {to.adversarial, base.adversarial, true, true, false}, distance, channel_dim);

@@ -197,7 +197,8 @@ NS_HD RowGradient<A> row_gradient(Distance distance, const A* row, A positions, 
   if (product == 0) return {0, 0, 0};
   // <d, z'> of nearly equal rows, without the cancellation of |z'|^2 - <z, z'>.
   const A change_dot_adv = change_sq <= product ? change_dot + change_sq : adversarial_sq - row[kPairDot * stride];
-  return {1 / product, change_dot / (benign_sq * product), -change_dot_adv / (adversarial_sq * product)};
+  // Quotients in an order that stays in range: products of four elements would leave that of float32.
+  return {1 / product, change_dot / benign_sq / product, -(change_dot_adv / adversarial_sq) / product};
 }
 
 // The gradient of one element, or of a vector of them. A distance that does not depend on z or z' by itself has the

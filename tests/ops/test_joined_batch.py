@@ -83,13 +83,17 @@ def test_relu_tap_equals_relu_in_every_bit(
     flat[::7], flat[3::11], flat[5::13], flat[6::17] = -0.0, torch.nan, torch.inf, -torch.inf
     pair = place(flat.reshape(pair.shape), case.memory)
     expected = torch.relu(pair)
-    given = pair.clone(memory_format=torch.preserve_format) if case.memory != "strided" else place(pair, case.memory)
+    given = place(pair, case.memory)
+    storage = torch.empty(0, dtype=dtype, device=device).set_(given.untyped_storage())
+    gaps = torch.ones_like(storage, dtype=torch.bool)
+    gaps.as_strided(given.shape, given.stride(), given.storage_offset()).fill_(False)
+    before = storage[gaps].clone()
     function = ops.relu_tap_ if inplace else ops.relu_tap
     out, distances, sensitivity = function(given, norm, case.channel_dim)
     assert torch.equal(bits(out), bits(expected))
     assert (out.data_ptr() == given.data_ptr()) == inplace
-    if not inplace:
-        assert torch.equal(bits(given), bits(pair))
+    assert torch.equal(bits(given), bits(expected if inplace else pair))
+    assert torch.equal(bits(storage[gaps]), bits(before)), "what lies between the elements is not written"
     wanted = ops.paired_sensitivity(expected, norm, case.channel_dim)
     assert torch.equal(bits(distances), bits(wanted[0]))
     assert torch.equal(bits(sensitivity), bits(wanted[1]))
@@ -145,6 +149,45 @@ def test_relu_tap_inplace_tells_autograd(device: str) -> None:
     kept.sum().backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         squared.sum().backward()
+
+
+def test_relu_tap_inplace_on_views(device: str) -> None:
+    """As a linear layer puts them out for tokens: the base learns of the write."""
+    results = []
+    for function in (torch.relu_, ops.relu_tap_):
+        x = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+        base = x * 2
+        output = function(base.view(4, 15))
+        out = output if isinstance(output, Tensor) else output[0]
+        assert out.data_ptr() == base.data_ptr()
+        results.append([base.detach(), *torch.autograd.grad(base.square().sum() + out.sum(), x)])
+    for ours, wanted in zip(*results, strict=True):
+        assert torch.equal(ours, wanted)
+
+
+def test_relu_tap_inplace_on_a_leaf_is_refused_before_it_is_written(device: str) -> None:
+    x = torch.randn(4, 3, device=device, requires_grad=True)
+    before = x.detach().clone()
+    with pytest.raises(ValueError, match="pair is a leaf that requires a gradient and cannot be overwritten"):
+        ops.relu_tap_(x)
+    assert torch.equal(x, before)
+    with torch.no_grad():
+        ops.relu_tap_(x)
+    assert torch.equal(x, before.relu())
+
+
+def test_relu_tap_inplace_overwrites_when_compiled(device: str) -> None:
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x * 2
+        _, distances, _ = ops.relu_tap_(y)
+        return y, distances
+
+    x = torch.randn(4, 3, 5, device=device)
+    for ours, wanted in zip(torch.compile(function, fullgraph=True, backend="aot_eager")(x), function(x), strict=True):
+        assert torch.equal(ours, wanted)
+    given = x.clone()
+    torch.compile(ops.relu_tap_, fullgraph=True, backend="aot_eager")(given)
+    assert torch.equal(given, x.relu())
 
 
 def test_an_odd_batch_is_refused(device: str) -> None:

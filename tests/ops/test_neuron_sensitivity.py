@@ -143,6 +143,19 @@ def test_gradient_of_rows_that_are_not_finite(norm: int | str, memory: str, devi
         assert bool(gradient[:, 2].isfinite().all())
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
+def test_cosine_gradient_over_the_range_of_float32(scale: float, memory: str, device: str) -> None:
+    """It grows as the inverse of the activations, whose squares float32 still holds."""
+    z, z_adv = make_pair(Case("", (2, 5, 4, 4), memory=memory), torch.float32, device)
+    z, z_adv = scale * z, scale * z_adv
+    weights = torch.randn(5, dtype=torch.float64, device=device)
+    results = gradients(z, z_adv, "cosine", weights, 1)
+    wanted = reference.neuron_sensitivity_backward(weights, z.double(), z_adv.double(), "cosine", 1)
+    for ours, want in zip(results, wanted, strict=True):
+        torch.testing.assert_close(ours.double(), want, rtol=2e-6, atol=2e-6 * float(want.abs().max()))
+
+
 def test_only_the_wanted_gradient(device: str) -> None:
     z, z_adv = make_pair(Case("", (2, 3, 5)), torch.float32, device)
     z_adv.requires_grad_()
