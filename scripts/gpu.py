@@ -127,7 +127,7 @@ def sanitize(results: Path) -> tuple[bool, str]:
 
 def bench(results: Path) -> tuple[bool, str]:
     """Run the benchmarks; their figures go to ``gpu-bench.json``."""
-    command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-k", "cuda", "-p", "no:cacheprovider"]
     command += [f"--benchmark-json={results / 'gpu-bench.json'}"]
     status, output = run(command, results / "gpu-bench.txt")
     return status == 0, pytest_summary(output)
