@@ -22,12 +22,19 @@ torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'mee
 """
 
 
+# Threads of gloo that outlive the interpreter would end the process with an abort.
+_END = """
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
 def run_processes(script: str, folder: Path, count: int = 2) -> None:
     """Run ``script`` in ``count`` processes of one group, with ``folder``, ``rank`` and ``torch`` defined.
 
     Fails with what the processes printed unless all of them end well.
     """
-    code = _BEGIN + textwrap.dedent(script)
+    code = _BEGIN + textwrap.dedent(script) + _END
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     started = [
         subprocess.Popen(
