@@ -61,14 +61,17 @@ inline bool is_dense(const Tensor& x) {
   return true;
 }
 
-// A view with the channel at dimension 1.
-inline Tensor channel_second(const Tensor& x, int64_t channel_dim) {
+// A view with the channel at dimension `place`, all others in their order.
+inline Tensor channel_at(const Tensor& x, int64_t channel_dim, int64_t place) {
   if (channel_dim < 0) channel_dim += x.dim();
-  std::vector<int64_t> order = {0, channel_dim};
-  for (int64_t i = 1; i < x.dim(); ++i)
+  std::vector<int64_t> order;
+  for (int64_t i = 0; i < x.dim(); ++i)
     if (i != channel_dim) order.push_back(i);
+  order.insert(order.begin() + place, channel_dim);
   return torch::stable::permute(x, order);
 }
+
+inline Tensor channel_second(const Tensor& x, int64_t channel_dim) { return channel_at(x, channel_dim, 1); }
 
 // Raises unless the two are of one shape and dtype with a channel; returns the channel counted from the front.
 inline int64_t check_pair(const Tensor& z, const Tensor& z_adv, int64_t channel_dim) {

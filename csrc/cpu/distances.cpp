@@ -51,11 +51,11 @@ void write_means(const Pair& pair, Distance distance, Pair* relu, Means& means) 
 template <typename T>
 class Plane {
  public:
-  Plane(const Tensor& x, bool rows, bool used)
-      : data_(used ? static_cast<T*>(const_cast<void*>(x.const_data_ptr())) : nullptr), rows_(rows) {
-    if (used) describe(x, 1, layout_);
+  Plane(const std::optional<Tensor>& x, bool rows)
+      : data_(x ? static_cast<T*>(const_cast<void*>(x->const_data_ptr())) : nullptr), rows_(rows) {
+    if (x) describe(*x, 1, layout_);
   }
-  // The first element of a range, and of its row or position i.
+  // The first element of a range, and of its row or position i; null without a tensor.
   T* at(int64_t n, int64_t c, int64_t i) const {
     const int64_t step = rows_ ? layout_.channel_stride : layout_.position_stride;
     return data_ ? data_ + n * layout_.sample_stride + c * layout_.channel_stride + i * step : nullptr;
@@ -78,16 +78,16 @@ class GradientWriter {
         shape_(pair.layout),
         rows_(pair.rows()),
         distance_(distance),
-        detached_(benign.detached || !benign.wanted),
-        detached_adv_(adversarial.detached || !adversarial.wanted),
+        detached_(benign.detached),
+        detached_adv_(adversarial.detached),
         tiles_(pair),
         kernels_(kernels_for<T>(kernels())),
-        z_(pair.benign, rows_, true),
-        z_adv_(pair.adversarial, rows_, true),
-        base_(benign.base, rows_, benign.wanted && benign.has_base),
-        base_adv_(adversarial.base, rows_, adversarial.wanted && adversarial.has_base),
-        grad_(benign.grad, rows_, benign.wanted),
-        grad_adv_(adversarial.grad, rows_, adversarial.wanted) {}
+        z_(pair.benign, rows_),
+        z_adv_(pair.adversarial, rows_),
+        base_(benign.base, rows_),
+        base_adv_(adversarial.base, rows_),
+        grad_(benign.grad, rows_),
+        grad_adv_(adversarial.grad, rows_) {}
 
   void write() const {
     const int64_t per_sample = divide_up(shape_.channels, tiles_.range());
@@ -190,16 +190,13 @@ Means mean_distances(const Pair& pair, Distance distance, Pair* relu) {
 
 void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adversarial, GradientTarget to_benign,
                      GradientTarget to_adversarial, Distance distance, int64_t channel_dim) {
-  if (!to_benign.wanted && !to_adversarial.wanted) return;
+  if (!to_benign.grad && !to_adversarial.grad) return;
   Tensor z = channel_second(benign, channel_dim), z_adv = channel_second(adversarial, channel_dim);
   std::vector<Tensor> all = {z, z_adv};
-  for (GradientTarget* to : {&to_benign, &to_adversarial}) {
-    if (!to->wanted) continue;
-    to->grad = channel_second(to->grad, channel_dim);
-    all.push_back(to->grad);
-    if (!to->has_base) continue;
-    to->base = channel_second(to->base, channel_dim);
-    all.push_back(to->base);
+  for (auto* x : {&to_benign.grad, &to_benign.base, &to_adversarial.grad, &to_adversarial.base}) {
+    if (!*x) continue;
+    *x = channel_second(**x, channel_dim);
+    all.push_back(**x);
   }
   // Written in place where everything is rows or everything is columns, else through contiguous copies.
   bool all_rows = true, all_columns = true;
@@ -214,8 +211,8 @@ void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adv
   if (!direct) {
     z = torch::stable::contiguous(z), z_adv = torch::stable::contiguous(z_adv);
     for (GradientTarget* to : {&out, &out_adv}) {
-      if (to->wanted) to->grad = torch::stable::empty_like(z);
-      if (to->wanted && to->has_base) to->base = torch::stable::contiguous(to->base);
+      if (to->grad) to->grad = torch::stable::empty_like(z);
+      if (to->base) to->base = torch::stable::contiguous(*to->base);
     }
   }
   Pair pair(z, z_adv, 1);
@@ -228,8 +225,8 @@ void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adv
         .write();
   });
   if (direct) return;
-  if (to_benign.wanted) torch::stable::copy_(to_benign.grad, out.grad);
-  if (to_adversarial.wanted) torch::stable::copy_(to_adversarial.grad, out_adv.grad);
+  if (out.grad) torch::stable::copy_(*to_benign.grad, *out.grad);
+  if (out_adv.grad) torch::stable::copy_(*to_adversarial.grad, *out_adv.grad);
 }
 
 }  // namespace neurosens

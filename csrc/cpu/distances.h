@@ -3,6 +3,8 @@
 
 #include "support.h"
 
+#include <optional>
+
 namespace neurosens {
 
 struct Means {
@@ -15,10 +17,9 @@ Means mean_distances(const Pair& pair, Distance distance, Pair* relu = nullptr);
 
 // Where the gradient of one half goes, and what it starts from.
 struct GradientTarget {
-  Tensor grad;  // as the activation; nothing is written where `wanted` is false
-  Tensor base;  // the incoming gradient of ReLU's output, read where `has_base`
-  bool wanted = true, has_base = false;
-  bool detached = false;  // the distance adds nothing to this half
+  std::optional<Tensor> grad;  // as the activation; none: this half needs no gradient
+  std::optional<Tensor> base;  // the incoming gradient of ReLU's output; none: there is no ReLU
+  bool detached = false;       // the distance adds nothing to this half
 };
 
 // Gradients of the mean distances for the incoming `grad` [C]. A neuron whose `grad` is 0 is not read.

@@ -17,13 +17,12 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
                                                        bool needs_benign, bool needs_adversarial) {
   const Distance distance = distance_named(norm);
   check_pair(benign, adversarial, channel_dim);
-  const auto target = [](const Tensor& x, bool wanted) {
-    return GradientTarget{wanted ? torch::stable::empty_like(x) : torch::stable::new_empty(x, std::vector<int64_t>{0}),
-                          x, wanted};
-  };
-  const GradientTarget to = target(benign, needs_benign), to_adv = target(adversarial, needs_adversarial);
+  GradientTarget to, to_adv;
+  if (needs_benign) to.grad = torch::stable::empty_like(benign);
+  if (needs_adversarial) to_adv.grad = torch::stable::empty_like(adversarial);
   write_gradients(grad, benign, adversarial, to, to_adv, distance, channel_dim);
-  return {to.grad, to_adv.grad};
+  const auto nothing = [&] { return torch::stable::new_empty(benign, std::vector<int64_t>{0}); };
+  return {to.grad ? *to.grad : nothing(), to_adv.grad ? *to_adv.grad : nothing()};
 }
 
 std::tuple<Tensor, Tensor> paired_sensitivity(const Tensor& pair, std::string norm, int64_t channel_dim, bool) {
@@ -39,8 +38,8 @@ Tensor paired_sensitivity_backward(const Tensor& grad, const Tensor& pair, std::
   check_pair(halves.benign, halves.adversarial, channel_dim);
   const Tensor out = torch::stable::empty_like(pair);
   const Halves to(out);
-  write_gradients(grad, halves.benign, halves.adversarial, {to.benign, pair, true, false, detach_benign},
-                  {to.adversarial, pair, true, false, false}, distance, channel_dim);
+  write_gradients(grad, halves.benign, halves.adversarial, {to.benign, std::nullopt, detach_benign},
+                  {to.adversarial, std::nullopt}, distance, channel_dim);
   return out;
 }
 

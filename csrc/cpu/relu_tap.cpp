@@ -28,13 +28,7 @@ Kind kind_of(const Tensor& pair, int64_t channel_dim) {
 // The same through a dense copy of the same kind, so that the sums are added in the same order.
 Means measure_copy(const Tensor& pair, Tensor& out, Distance distance, int64_t channel_dim, Kind kind) {
   const auto arranged = [&](const Tensor& x) {
-    if (kind != Kind::kColumns) return channel_second(x, channel_dim);
-    std::vector<int64_t> order;
-    const int64_t channel = channel_dim < 0 ? channel_dim + x.dim() : channel_dim;
-    for (int64_t i = 0; i < x.dim(); ++i)
-      if (i != channel) order.push_back(i);
-    order.push_back(channel);
-    return torch::stable::permute(x, order);
+    return channel_at(x, channel_dim, kind == Kind::kColumns ? x.dim() - 1 : 1);
   };
   const Tensor dense = torch::stable::contiguous(arranged(pair));
   const Tensor result = torch::stable::empty_like(dense);
@@ -76,8 +70,8 @@ Tensor relu_tap_backward(const Tensor& grad_out, const Tensor& grad, const Tenso
   for (int64_t i = 0; i < out.dim(); ++i)
     STD_TORCH_CHECK(grad_out.size(i) == out.size(i), "grad_out differs from out in size at dimension ", i);
   const Halves base(grad_out), to(result);
-  write_gradients(grad, halves.benign, halves.adversarial, {to.benign, base.benign, true, true, detach_benign},
-                  {to.adversarial, base.adversarial, true, true, false}, distance, channel_dim);
+  write_gradients(grad, halves.benign, halves.adversarial, {to.benign, base.benign, detach_benign},
+                  {to.adversarial, base.adversarial}, distance, channel_dim);
   return result;
 }
 

@@ -5,6 +5,7 @@ output of its module at once and keeps nothing. Everything here leaves the model
 modes restored per module, also when an exception passes through.
 """
 
+from .attached import AttachedHooks
 from .channels import ACTIVATIONS, CHANNEL_FIRST, CHANNEL_LAST
 from .functional import FUNCTIONAL_MEND, FunctionalActivation, functional_activations
 from .hooks import OutputHooks, logits_of, main_tensor
@@ -35,6 +36,7 @@ __all__ = [
     "CHANNEL_LAST",
     "FUNCTIONAL_MEND",
     "LAYER_GROUPS",
+    "AttachedHooks",
     "Findings",
     "FunctionalActivation",
     "Inputs",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .attached import AttachedHooks
 from .channels import ChannelTracker, decides_axis
 from .selection import Selection, closest
 
@@ -36,7 +36,7 @@ def logits_of(output: Any, samples: int) -> Tensor | None:
     return logits if fits else None
 
 
-class OutputHooks:
+class OutputHooks(AttachedHooks):
     """Context manager that calls ``visit`` for every output of the chosen modules, in the order of execution.
 
     The hooks return nothing and are removed at the end, also after an exception. ``channel_dims`` maps names or
@@ -47,37 +47,21 @@ class OutputHooks:
     def __init__(
         self, model: nn.Module, selection: Selection, visit: Visit, channel_dims: Mapping[str, int] | None = None
     ) -> None:
+        super().__init__()
         self._model = model
         self._selection = selection
         self._visit = visit
         self.axes = _resolved(channel_dims or {}, list(selection.modules))
         self._tracker = ChannelTracker()
         self._calls: dict[str, int] = {}
-        self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> OutputHooks:
-        if self._handles:
-            raise RuntimeError("these hooks are already attached; make a second object")
-        try:
-            self._handles.append(self._model.register_forward_pre_hook(self._begin))
-            chosen = {id(module): name for name, module in self._selection.modules.items()}
-            for module in self._model.modules():
-                name = chosen.get(id(module))
-                if name is not None or decides_axis(module):
-                    self._handles.append(module.register_forward_hook(self._hook(name)))
-        except BaseException:
-            self._detach()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._detach()
-
-    def _detach(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+    def _attach(self) -> Iterator[RemovableHandle]:
+        yield self._model.register_forward_pre_hook(self._begin)
+        chosen = {id(module): name for name, module in self._selection.modules.items()}
+        for module in self._model.modules():
+            name = chosen.get(id(module))
+            if name is not None or decides_axis(module):
+                yield module.register_forward_hook(self._hook(name))
 
     def _begin(self, module: nn.Module, inputs: Any) -> None:
         self._calls.clear()

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from .attached import AttachedHooks
 from .pairs import Inputs, plain_forward
 
 
-class ModuleStack:
+class ModuleStack(AttachedHooks):
     """Context manager that keeps ``running``: the dotted names and modules whose forward is under way, innermost last.
 
     A module stays on it when its forward ends with an exception, so that afterwards the last one is where it arose.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        super().__init__()
         self.running: list[tuple[str, nn.Module]] = []
         self._model = model
-        self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> ModuleStack:
-        try:
-            for name, module in self._model.named_modules():
-                self._handles.append(module.register_forward_pre_hook(self._push(name)))
-                self._handles.append(module.register_forward_hook(self._pop))
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+    def _attach(self) -> Iterator[RemovableHandle]:
+        for name, module in self._model.named_modules():
+            yield module.register_forward_pre_hook(self._push(name))
+            yield module.register_forward_hook(self._pop)
 
     def _push(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: Any) -> None:

@@ -51,14 +51,17 @@ class Attachment:
         while self._handles:
             self._handles.pop().remove()
 
-    def begin(self) -> None:
-        """A new forward. Raises ``RuntimeError`` where a chosen module is no longer in the model."""
+    def check_present(self) -> None:
+        """Raise ``RuntimeError`` where a chosen module is no longer in the model."""
         present = set(map(id, self.model.modules()))
         for hook in self._hooks:
             if id(hook.module) not in present:
                 raise RuntimeError(
                     f"layer {hook.name!r} was replaced or removed after this SNSLoss was made; make it afterwards"
                 )
+
+    def begin(self) -> None:
+        """A new forward."""
         self.recorder.begin()
         for hook in self._hooks:
             hook.begin()

@@ -34,6 +34,7 @@ class Collection:
             raise RuntimeError(f"{mode}() was opened inside {recorder.mode}() of the same SNSLoss; leave that first")
         if not attachment.attached:
             raise RuntimeError("this SNSLoss was detached from its model; make a new one")
+        attachment.check_present()
         if mode == "adversarial" and not self._waiting:
             raise RuntimeError("adversarial() needs a benign() before it, with a forward of the benign samples")
         if mode != "adversarial":

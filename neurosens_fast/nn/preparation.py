@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -142,13 +143,11 @@ def _look(
 
     # Dropout in place overwrites in training only.
     dropouts = [module for module in call.modules() if isinstance(module, _DropoutNd) and module.inplace]
-    handles = [module.register_forward_pre_hook(dropout) for module in dropouts]
-    try:
-        with OutputHooks(call, selection, visit, axes):
-            plain_forward(call, pair_inputs(few, few))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for module in dropouts:
+            hooks.callback(module.register_forward_pre_hook(dropout).remove)
+        hooks.enter_context(OutputHooks(call, selection, visit, axes))
+        plain_forward(call, pair_inputs(few, few))
     for row, output, before in held:
         row.overwritten |= version(output) != before
     return seen

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neurosens_fast.capture import Inputs, Layers, batch_length, select_layers
+from neurosens_fast.support.messages import listing
 
 from .attachment import Attachment
 from .choice import Choice
@@ -172,7 +173,10 @@ class SNSLoss(nn.Module):
 
         The only method that waits for the device in training.
         """
-        found = [f"{name!r} neurons {_first(neurons)}" for name, neurons in self._collection.nonfinite().items()]
+        found = [
+            f"{name!r} neurons {listing(list(map(str, neurons)), 5)}"
+            for name, neurons in self._collection.nonfinite().items()
+        ]
         if found:
             raise FloatingPointError(
                 f"the sensitivity is not finite in layer {', in layer '.join(found)}; look for an overflow in the "
@@ -221,8 +225,3 @@ class SNSLoss(nn.Module):
         defaults = {name: value.default for name, value in inspect.signature(SNSLoss.__init__).parameters.items()}
         changed = [f"{name}={value!r}" for name, value in self._settings.items() if value != defaults[name]]
         return ", ".join([f"{len(self.layers)} layers", *changed])
-
-
-def _first(numbers: list[int]) -> str:
-    few = ", ".join(map(str, numbers[:5]))
-    return few if len(numbers) <= 5 else f"{few} and {len(numbers) - 5} more"

@@ -11,6 +11,8 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 UNIT = {torch.float32: 2.0**-24, torch.float64: 2.0**-53, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-24}
 """Rounding unit of the accumulation dtype."""
+GRADIENT_ROUNDING = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+"""Largest relative error of a gradient: a few roundings, or one where it is rounded to 16 bits."""
 
 
 class Case(NamedTuple):
@@ -53,6 +55,21 @@ def _cases() -> Iterator[Case]:
 
 
 CASES = tuple(_cases())
+SHORT = (
+    Case("rows", (3, 4, 200)),
+    Case("short", (3, 70, 5)),
+    Case("columns", (3, 20, 4, 3), memory="channels_last"),
+    Case("tokens", (3, 5, 20), channel_dim=-1),
+    Case("units", (4, 20)),
+    Case("strided", (3, 4, 6), memory="strided"),
+    Case("mixed", (3, 4, 3, 5), memory="mixed"),
+    Case("middle", (2, 4, 6, 5), channel_dim=2),
+    Case("sliced", (3, 4, 6, 8), memory="sliced"),
+    Case("sliced-channels", (3, 5, 4, 3), memory="sliced-channels"),
+    Case("one-channel-strided", (3, 1, 12), memory="strided"),
+    Case("one-channel-mixed", (3, 1, 4, 5), memory="mixed-strides"),
+)
+"""One case of each kind, for what is slow or needs no sweep."""
 
 
 def place(x: Tensor, memory: str) -> Tensor:

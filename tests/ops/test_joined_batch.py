@@ -7,19 +7,13 @@ import torch
 from torch import Tensor
 
 from neurosens_fast import ops
+from neurosens_fast.reference import halves
 
-from .cases import CASES, DTYPES, Case, place
+from .cases import CASES, DTYPES, GRADIENT_ROUNDING, SHORT, Case, place
 
+# A joined batch has one memory layout.
 JOINED = [case for case in CASES if 0 not in case.shape and not case.memory.startswith(("mixed", "expanded"))]
-SMALL = [
-    Case("rows", (3, 4, 200)),
-    Case("short", (3, 70, 5)),
-    Case("columns", (3, 20, 4, 3), memory="channels_last"),
-    Case("tokens", (3, 5, 20), channel_dim=-1),
-    Case("units", (4, 20)),
-    Case("strided", (3, 4, 6), memory="strided"),
-    Case("sliced", (3, 4, 6, 8), memory="sliced"),
-]
+SMALL = [case for case in SHORT if not case.memory.startswith("mixed")]
 
 
 def joined(case: Case, dtype: torch.dtype, device: str) -> Tensor:
@@ -27,11 +21,6 @@ def joined(case: Case, dtype: torch.dtype, device: str) -> Tensor:
     z = torch.randn(case.shape, dtype=torch.float64)
     z_adv = z + 0.3 * torch.randn(case.shape, dtype=torch.float64) * (torch.rand(case.shape) > 0.2)
     return place(torch.cat((z, z_adv)).to(dtype).to(device), case.memory)
-
-
-def halves(pair: Tensor) -> tuple[Tensor, Tensor]:
-    half = pair.shape[0] // 2
-    return pair[:half], pair[half:]
 
 
 def bits(x: Tensor) -> Tensor:
@@ -127,7 +116,7 @@ def test_relu_tap_gradient(case: Case, dtype: torch.dtype, norm: int | str, deta
     ours, inplace, want = gradients
     assert torch.equal(ours, inplace)
     assert ours.dtype == dtype
-    rounding = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
+    rounding = GRADIENT_ROUNDING[dtype]
     torch.testing.assert_close(ours.double(), want, rtol=rounding, atol=rounding * float(want.abs().max()))
 
 

@@ -8,23 +8,9 @@ from torch import Tensor
 
 from neurosens_fast import ops, reference
 
-from .cases import CASES, DTYPES, Case, make_pair, place
+from .cases import CASES, DTYPES, GRADIENT_ROUNDING, SHORT, Case, make_pair, place
 
 CASES_WITH_DATA = [case for case in CASES if 0 not in case.shape]
-SHORT = [
-    Case("rows", (3, 4, 200)),
-    Case("short", (3, 70, 5)),
-    Case("columns", (3, 20, 4, 3), memory="channels_last"),
-    Case("tokens", (3, 5, 20), channel_dim=-1),
-    Case("units", (4, 20)),
-    Case("strided", (3, 4, 6), memory="strided"),
-    Case("mixed", (3, 4, 3, 5), memory="mixed"),
-    Case("middle", (2, 4, 6, 5), channel_dim=2),
-    Case("sliced", (3, 4, 6, 8), memory="sliced"),
-    Case("sliced-channels", (3, 5, 4, 3), memory="sliced-channels"),
-    Case("one-channel-strided", (3, 1, 12), memory="strided"),
-    Case("one-channel-mixed", (3, 1, 4, 5), memory="mixed-strides"),
-]
 
 
 @pytest.mark.parametrize("norm", ops.NORMS)
@@ -84,7 +70,7 @@ def test_gradient_equals_autograd_of_the_definition(
         "cosine": 1 - torch.nn.functional.cosine_similarity(a, b, dim=2, eps=0),
     }[norm]
     wanted = torch.autograd.grad((distance.mean(0) * weights).sum(), leaves)
-    rounding = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
+    rounding = GRADIENT_ROUNDING[dtype]
     for result, want, x in zip(results, wanted, (z, z_adv), strict=True):
         assert result.dtype == dtype
         assert result.shape == x.shape

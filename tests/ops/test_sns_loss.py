@@ -8,8 +8,8 @@ from torch import Tensor
 
 from neurosens_fast import ops, reference
 
-from .cases import DTYPES, Case, make_pair, place
-from .test_neuron_sensitivity import CASES_WITH_DATA, DIFFERENTIABLE, SHORT
+from .cases import DTYPES, GRADIENT_ROUNDING, SHORT, Case, make_pair, place
+from .test_neuron_sensitivity import CASES_WITH_DATA, DIFFERENTIABLE
 
 
 def channels_of(case: Case) -> int:
@@ -62,7 +62,7 @@ def test_gradient_equals_float64_reference(case: Case, dtype: torch.dtype, norm:
     weights = torch.zeros(channels, dtype=torch.float64, device=device)
     weights[result.neurons] = 3 / k
     wanted = reference.neuron_sensitivity_backward(weights, z.double(), z_adv.double(), norm, case.channel_dim)
-    rounding = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
+    rounding = GRADIENT_ROUNDING[dtype]
     others = torch.ones(channels, dtype=torch.bool, device=device).index_fill(0, result.neurons, False)
     for ours, want, x in zip(results, wanted, (z, z_adv), strict=True):
         assert ours.dtype == dtype

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from copy import copy
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from neurosens_fast.audit.report import AuditReport
 from neurosens_fast.capture import (
+    AttachedHooks,
     Inputs,
     Layers,
     OutputHooks,
@@ -29,7 +29,7 @@ from neurosens_fast.capture import (
 ADAPTIVE_MEND = "build it on this very model, or use protocol='fixed'"
 
 
-class Masks:
+class Masks(AttachedHooks):
     """Context manager that sets the neurons of ``active`` to zero in every forward of ``model``.
 
     ``active`` maps rows of a report (``relu``, ``relu#2``) to bool masks ``[C]`` along the axes ``channel_dims``.
@@ -38,31 +38,20 @@ class Masks:
     """
 
     def __init__(self, model: nn.Module, channel_dims: Mapping[str, int]) -> None:
+        super().__init__()
         self.active: Mapping[str, Tensor] = {}
         self.applied = 0
         self._model = model
         self._axes = channel_dims
         self._calls: dict[str, int] = {}
         self._inside = False
-        self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> Masks:
+    def _attach(self) -> Iterator[RemovableHandle]:
         modules = dict(self._model.named_modules(remove_duplicate=False))
-        try:
-            self._handles.append(self._model.register_forward_pre_hook(self._begin))
-            self._handles.append(self._model.register_forward_hook(self._end))
-            for name in dict.fromkeys(split_row(row, modules)[0] for row in self._axes):
-                self._handles.append(modules[name].register_forward_hook(self._hook(name)))
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+        yield self._model.register_forward_pre_hook(self._begin)
+        yield self._model.register_forward_hook(self._end)
+        for name in dict.fromkeys(split_row(row, modules)[0] for row in self._axes):
+            yield modules[name].register_forward_hook(self._hook(name))
 
     def _begin(self, module: nn.Module, inputs: Any) -> None:
         self._calls.clear()
