@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from neurosens_fast import statistics
-from neurosens_fast.attacks.base import check_count
+from neurosens_fast.attacks.arguments import check_count
 from neurosens_fast.support.packages import import_package
 
 from .names import metric_names

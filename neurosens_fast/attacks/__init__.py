@@ -3,8 +3,31 @@
 Any callable ``(x, y) -> x_adv`` is an attack to the rest of the package.
 """
 
-from .base import Attack
-from .fgsm import FGSM
-from .pgd import PGD
+from .apgd import APGD, APGDT
+from .base import NORMS, Attack
+from .cw import CW
+from .fgsm import FFGSM, FGSM
+from .mifgsm import MIFGSM
+from .neuron_loss import NeuronLoss, neuron_loss
+from .pgd import BIM, PGD
+from .square import Square
+from .worst import Worst, judged, run_attack
 
-__all__ = ["FGSM", "PGD", "Attack"]
+__all__ = [
+    "APGD",
+    "APGDT",
+    "BIM",
+    "CW",
+    "FFGSM",
+    "FGSM",
+    "MIFGSM",
+    "NORMS",
+    "PGD",
+    "Attack",
+    "NeuronLoss",
+    "Square",
+    "Worst",
+    "judged",
+    "neuron_loss",
+    "run_attack",
+]

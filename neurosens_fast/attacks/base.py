@@ -1,48 +1,81 @@
-"""What every gradient attack shares: argument checks, a model left as it was, gradients for the input only."""
+"""What every attack shares: argument checks, a model left as it was, the loss, the record of how it ran."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from neurosens_fast.capture import evaluation_mode, logits_of, parameters_device
+from neurosens_fast.capture import evaluation_mode, parameters_device
 
-NORMS = ("linf", "l2")
+from .arguments import check_choice, check_count, check_number
+from .engine import Choice, Engine, Switches, checked_switches
+from .losses import BY_NAME, NAMES, Loss, Objective, divergence
+from .noise import Noise
+from .problem import Problem
+
+NORMS = ("linf", "l2", "l1")
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
-Gradient = Callable[[Tensor], Tensor]
-"""Gradient of the attack's loss at some images, in their shape."""
+
+class Options(Switches, total=False):
+    """Keywords that every attack takes beside the switches; see :class:`Attack`."""
+
+    loss: str | Loss
+    targeted: bool
+    seed: int | None
+    generator: torch.Generator | None
 
 
 class Attack(ABC):
     """A callable ``(images, labels) -> adversarial images`` on inputs in ``[low, high]``.
 
-    ``images`` ``[N, *S]`` floating point, ``labels`` ``[N]`` integers. The result has the shape, dtype
-    and device of ``images`` and no gradient; it lies in the ``eps`` ball around them (measured in
-    float64) and in ``[low, high]``.
+    ``images`` ``[N, *S]`` floating point, ``labels`` ``[N]`` integers. The result has the shape, dtype and device of
+    ``images`` and no gradient; it lies in the ``eps`` ball around them (measured in float64) and in ``[low, high]``.
+    With ``targeted=True`` the labels are the classes to reach. ``index`` ``[N]`` numbers the samples within a whole
+    data set (default 0..N-1): a ``seed`` gives every sample a stream of its own, keyed by that number, so that draws
+    depend neither on batch size, order or device, nor on the number of processes. Without a seed all draws come from
+    ``generator``, or from torch's global one.
 
-    The model runs in evaluation mode and gets its modes back module by module, also after an exception;
-    its parameters are never differentiated: ``.grad``, ``requires_grad`` and batch-norm statistics stay
-    as they were.
+    The model runs in evaluation mode and gets its modes back module by module, also after an exception; its
+    parameters are never differentiated: ``.grad``, ``requires_grad`` and batch-norm statistics stay as they were.
+
+    ``loss`` is what the attack maximises: ``"ce"``, ``"dlr"``, ``"margin"``, ``"kl"`` (TRADES' inner loss, which
+    wants a random start), or a function ``(logits, labels) -> [N]`` that grows towards the attack's aim, such as
+    :func:`~neurosens_fast.attacks.neuron_loss`. For a targeted attack the named losses change their sign.
+
+    The switches (keywords) are those of :class:`~neurosens_fast.attacks.engine.Switches`: ``exact``, ``fold``,
+    ``channels_last``, ``dtype``, ``compaction``, ``graph``; :meth:`explain` tells what was used. An attack keeps its
+    private copy of the model for the next call, recomputed from the model's weights each time.
 
     Attributes have torchattacks' names: ``attack``, ``model``, ``eps``, and those of the subclass.
 
-    Raises on call: ``TypeError`` for images that are no floating-point tensor or labels that are no
-    integer tensor; ``ValueError`` for values that are NaN or outside ``[low, high]``, labels of another
-    length or out of range, another device than the model's, and a model without a finite gradient for
-    its input; ``RuntimeError`` inside inference mode.
+    Raises on call: ``TypeError`` for images that are no floating-point tensor or labels that are no integer tensor;
+    ``ValueError`` for values that are NaN or outside ``[low, high]``, labels of another length or out of range,
+    another device than the model's, and a model without a finite gradient for its input; ``RuntimeError`` inside
+    inference mode.
     """
 
-    def __init__(self, model: nn.Module, eps: float, norm: str = "linf", low: float = 0.0, high: float = 1.0) -> None:
+    needs_gradient = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        eps: float,
+        norm: str = "linf",
+        low: float = 0.0,
+        high: float = 1.0,
+        **options: Unpack[Options],
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}")
+        check_choice("norm", norm, NORMS)
         self.attack = type(self).__name__
         self.model = model
         self.eps = check_number("eps", eps)
@@ -50,76 +83,108 @@ class Attack(ABC):
         self.low, self.high = check_number("low", low, -math.inf), check_number("high", high, -math.inf)
         if self.low >= self.high:
             raise ValueError(f"low must be below high, got low={low} and high={high}")
+        given: dict[str, Any] = {**options}
+        loss, targeted = given.pop("loss", "ce"), given.pop("targeted", False)
+        seed, generator = given.pop("seed", None), given.pop("generator", None)
+        if not callable(loss):
+            check_choice("loss", loss, NAMES)
+        if loss == "kl" and targeted:
+            raise ValueError("loss 'kl' leads away from the clean prediction and knows no target; use 'ce'")
+        self.loss: str | Loss = loss
+        self.targeted = bool(targeted)
+        if seed is not None and generator is not None:
+            raise ValueError("give seed or generator, not both")
+        self.seed = None if seed is None else check_count("seed", seed)
+        self.generator: torch.Generator | None = generator
+        self.switches = checked_switches(given)
+        self._engine: Engine | None = None
+        self._choices: tuple[Choice, ...] = ()
 
     @abstractmethod
-    def perturb(self, images: Tensor, gradient: Gradient) -> Tensor:
-        """The attack itself on checked images, with the model in evaluation mode and gradients enabled."""
+    def evaluations(self) -> int:
+        """Forwards that one call makes at most."""
+
+    @abstractmethod
+    def perturb(self, problem: Problem) -> Tensor:
+        """The attack itself: adversarial examples ``[N, *S]``, with the model in evaluation mode, without gradients."""
 
     def settings(self) -> dict[str, object]:
         """What decides the result, apart from model and seed: name -> value."""
         return {"eps": self.eps, "norm": self.norm, "low": self.low, "high": self.high}
 
     def __repr__(self) -> str:
-        usual = {"low": 0.0, "high": 1.0}
-        settings = {name: value for name, value in self.settings().items() if usual.get(name) != value}
-        shown = {name: f"{value:.6g}" if isinstance(value, float) else repr(value) for name, value in settings.items()}
+        shared = {"loss": self.loss, "targeted": self.targeted, **self.switches}
+        usual = {"low": 0.0, "high": 1.0, "loss": "ce", "targeted": False, **checked_switches({})}
+        settings = {**self.settings(), **shared}
+        changed = {name: value for name, value in settings.items() if name not in usual or usual[name] != value}
+        if self.switches["exact"]:
+            changed = {name: value for name, value in changed.items() if name not in usual or name == "exact"}
+        shown = {name: f"{value:.6g}" if isinstance(value, float) else repr(value) for name, value in changed.items()}
         return f"{self.attack}({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Adversarial examples for ``images`` ``[N, *S]`` with true ``labels`` ``[N]``; see the class."""
+    def explain(self) -> str:
+        """How the last call ran: one line for each switch, whether it was used and why (not)."""
+        if not self._choices:
+            return f"{self.attack} has not run yet; call it on images and labels first"
+        return "\n".join(map(str, self._choices))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A CUDA graph can be neither copied nor saved; the next call makes what it needs.
+        return {**self.__dict__, "_engine": None}
+
+    def __call__(self, images: Tensor, labels: Tensor, index: Tensor | None = None) -> Tensor:
+        """Adversarial examples for ``images`` ``[N, *S]`` with ``labels`` ``[N]``; see the class."""
         if torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "attacks need gradients, which torch.inference_mode() forbids and torch.enable_grad() does not give "
                 "back; call the attack outside of it (torch.no_grad() is fine)"
             )
         self._check(images, labels)
+        numbers = self._numbers(index, len(images))
         images = images.detach().clone() if images.is_inference() else images.detach()
         if images.shape[0] == 0:
             return images.clone()
         labels = labels.detach().clone().long()
-        extremes = int(labels.min()), int(labels.max())
-        flaws: list[Tensor] = []  # stay on the device until the end: sign(NaN) is 0, so the result does not show them
-
-        def gradient(point: Tensor) -> Tensor:
-            slope = self._gradient(point, labels, extremes)
-            flaws.append(slope.isnan().any())
-            return slope
-
-        with evaluation_mode(self.model), torch.enable_grad():
-            adversarial = self.perturb(images, gradient)
-        flaws.append(~adversarial.isfinite().all())
+        if self._engine is None or self._engine.model is not self.model:
+            self._engine = Engine(self.model, self.switches, self.attack)
+        engine = self._engine
+        attached: AbstractContextManager[Any] = getattr(self.loss, "attached", lambda _: nullcontext())(self.model)
+        with evaluation_mode(self.model), torch.no_grad(), attached:
+            engine.begin(images, self.evaluations(), isinstance(self.loss, str))
+            origin = engine.placed(images)
+            objective = self._objective(engine, origin, labels)
+            problem = Problem(engine, origin, labels, numbers, objective, self.targeted, [])
+            adversarial = self.perturb(problem)
+            self._choices = tuple(engine.choices)
+        flaws = [*problem.flaws, ~adversarial.isfinite().all()]
         if bool(torch.stack(flaws).any()):
             raise ValueError(
                 f"{self.attack}: the gradient of the loss for the input is not finite; look for NaN weights or an "
                 "overflow in the model"
             )
-        return adversarial
+        return adversarial.contiguous() if images.is_contiguous() else adversarial
 
-    def _gradient(self, images: Tensor, labels: Tensor, extremes: tuple[int, int]) -> Tensor:
-        """Gradient of the cross-entropy, summed over samples, for ``images``; nothing else is differentiated."""
-        images = images.detach().requires_grad_(True)
-        output = self.model(images)
-        logits = logits_of(output, labels.shape[0])
-        if logits is None:
-            got = f"shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(
-                f"{self.attack} needs a model that returns logits [N, classes], got {got}; wrap the model in a module "
-                "that returns them"
-            )
-        classes = logits.shape[1]
-        if extremes[0] < 0 or extremes[1] >= classes:
-            raise ValueError(
-                f"labels must lie in 0..{classes - 1} for a model with {classes} classes, got "
-                f"{extremes[0]}..{extremes[1]}"
-            )
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-        gradient = torch.autograd.grad(loss, images, allow_unused=True)[0] if loss.requires_grad else None
-        if gradient is None:
-            raise ValueError(
-                f"{self.attack}: the model's output has no gradient for its input; look for detach(), no_grad() or a "
-                "rounding step in its forward, or use an attack without gradients"
-            )
-        return gradient
+    def noise(self, problem: Problem, purpose: int = 0) -> Noise:
+        """The random streams of the samples; each ``purpose`` has its own."""
+        return Noise(self.seed, self.generator, problem.index, problem.origin.device, purpose)
+
+    def _objective(self, engine: Engine, images: Tensor, labels: Tensor) -> Objective:
+        extremes = int(labels.min()), int(labels.max())
+        if callable(self.loss):
+            return Objective(self.loss, (labels,), extremes=extremes)
+        if self.loss == "kl":
+            return Objective(divergence, (F.log_softmax(engine.logits(images).float(), 1),), extremes=extremes)
+        return Objective(BY_NAME[self.loss], (labels,), -1.0 if self.targeted else 1.0, extremes)
+
+    def _numbers(self, index: Tensor | None, count: int) -> Tensor:
+        if index is None:
+            return torch.arange(count)
+        if not isinstance(index, Tensor) or index.dtype not in _INTEGERS or index.shape != (count,):
+            raise ValueError(f"index must hold one whole number per sample, [{count}]")
+        numbers = index.detach().cpu().long()
+        if count and int(numbers.min()) < 0:
+            raise ValueError("index must not be negative")
+        return numbers
 
     def _check(self, images: Tensor, labels: Tensor) -> None:
         if not isinstance(images, Tensor) or not images.is_floating_point():
@@ -146,22 +211,3 @@ class Attack(ABC):
                     f"{most:g}; scale them, and wrap a network that wants normalised input in "
                     "Normalized(model, mean, std)"
                 )
-
-
-def check_number(name: str, value: float, minimum: float = 0.0) -> float:
-    """``value`` as a float; ``TypeError`` if it is no number, ``ValueError`` if not finite or below ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__} {value!r}")
-    if not math.isfinite(value) or value < minimum:
-        bound = f" and at least {minimum:g}" if math.isfinite(minimum) else ""
-        raise ValueError(f"{name} must be finite{bound}, got {value}")
-    return float(value)
-
-
-def check_count(name: str, value: int, minimum: int = 0) -> int:
-    """``value`` as an int; ``TypeError`` if it is none, ``ValueError`` if below ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, got {type(value).__name__} {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    return value

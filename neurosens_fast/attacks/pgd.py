@@ -1,28 +1,33 @@
-"""PGD: gradient steps, each followed by a projection onto the eps ball."""
+"""PGD and BIM: gradient steps, each followed by a projection onto the eps ball."""
 
 from __future__ import annotations
+
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from neurosens_fast import ops
+from .arguments import check_count, check_number
+from .base import Options
+from .problem import Problem
+from .start import random_start
+from .steps import StepAttack
 
-from .base import Attack, Gradient, check_count, check_number
-from .projection import normalized, project_l2
 
+class PGD(StepAttack):
+    """Projected gradient descent (Madry et al., ICLR 2018) in the Linf, L2 or L1 ball.
 
-class PGD(Attack):
-    """Projected gradient descent (Madry et al., ICLR 2018) in the Linf or L2 ball.
+    ``steps`` steps of size ``alpha`` along the direction of steepest ascent, each followed by the projection onto the
+    ball and ``[low, high]``, from a random point of the ball if ``random_start``. ``eps = 0`` and ``steps = 0`` return
+    the input. ``images`` ``[N, *S]`` in ``[low, high]``, ``labels`` ``[N]``; returns ``[N, *S]``. See :class:`Attack`
+    for guarantees, errors, losses, ``seed`` and switches.
 
-    ``steps`` steps of size ``alpha`` along the sign of the gradient (``norm="linf"``) or along the
-    gradient divided by its L2 norm per sample (``norm="l2"``), from a random point of the ball if
-    ``random_start``. ``eps = 0`` and ``steps = 0`` return the input. ``images`` ``[N, *S]`` in
-    ``[low, high]``, ``labels`` ``[N]``; returns ``[N, *S]``. See :class:`Attack` for guarantees and errors.
+    The direction is the sign of the gradient (``norm="linf"``), the gradient over its L2 norm per sample (``"l2"``),
+    or the signs of the share ``1 - sparsity`` of its largest elements (``"l1"``; SLIDE, Tramèr and Boneh, NeurIPS
+    2019), divided by their number. ``sparsity=0`` takes the whole gradient over its L1 norm.
 
-    The random start is uniform in the Linf ball; in the L2 ball a random direction with a uniform
-    length, as in torchattacks. It is drawn on the CPU and so the same for every device: from a fresh
-    stream of ``seed`` at each call (the same input gives the same result), from ``generator``, or from
-    torch's global generator if neither is given.
+    The random start is uniform in the Linf ball; in the L2 and L1 ball a random direction with a uniform length, as in
+    torchattacks. It is drawn on the CPU and so the same for every device.
 
     Equivalent to (Linf)::
 
@@ -42,53 +47,62 @@ class PGD(Attack):
         norm: str = "linf",
         low: float = 0.0,
         high: float = 1.0,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
+        sparsity: float = 0.99,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, eps, norm, low, high)
+        super().__init__(model, eps, norm, low, high, **options)
         self.alpha = check_number("alpha", alpha)
         self.steps = check_count("steps", steps)
         self.random_start = bool(random_start)
-        self.seed = None if seed is None else check_count("seed", seed)
-        if seed is not None and generator is not None:
-            raise ValueError("give seed or generator, not both")
-        self.generator = generator
+        self.sparsity = check_number("sparsity", sparsity)
+        if not self.sparsity < 1:
+            raise ValueError(f"sparsity is the share of elements left out and must be below 1, got {sparsity}")
 
     def settings(self) -> dict[str, object]:
         """See :meth:`Attack.settings`."""
         own = {"eps": self.eps, "alpha": self.alpha, "steps": self.steps, "random_start": self.random_start}
-        return {**own, "norm": self.norm, "low": self.low, "high": self.high}
+        sparse = {"sparsity": self.sparsity} if self.norm == "l1" else {}
+        return {**own, "norm": self.norm, **sparse, "low": self.low, "high": self.high}
 
-    def perturb(self, images: Tensor, gradient: Gradient) -> Tensor:
-        """See :meth:`Attack.perturb`."""
-        adversarial = images.clone()
-        if not self.steps or not self.eps:
-            return adversarial
-        if self.random_start:
-            adversarial = self._start(images)
-        for _ in range(self.steps):
-            change = gradient(adversarial)
-            with torch.no_grad():
-                if self.norm == "linf":
-                    ops.project_step_(adversarial, change, images, self.alpha, self.eps, "linf", self.low, self.high)
-                else:
-                    stepped = adversarial.double() + self.alpha * normalized(change)
-                    adversarial = project_l2(stepped, images, self.eps, self.low, self.high)
-        return adversarial
+    def start(self, problem: Problem) -> Tensor:
+        """See :meth:`StepAttack.start`."""
+        return random_start(self, problem) if self.random_start else super().start(problem)
 
-    @torch.no_grad()
-    def _start(self, images: Tensor) -> Tensor:
-        generator = self.generator if self.seed is None else torch.Generator().manual_seed(self.seed)
-        place = torch.device("cpu") if generator is None else generator.device
-        wide = torch.float64 if images.dtype == torch.float64 else torch.float32
-        if self.norm == "linf":
-            noise = torch.empty(images.shape, dtype=wide, device=place)
-            noise.uniform_(-self.eps, self.eps, generator=generator)
-            adversarial = images + noise.to(images)
-            still = torch.zeros_like(images)
-            ops.project_step_(adversarial, still, images, 0.0, self.eps, "linf", self.low, self.high)
-            return adversarial
-        direction = torch.randn(images.shape, dtype=wide, device=place, generator=generator)
-        length = torch.rand(images.shape[0], dtype=wide, device=place, generator=generator) * self.eps
-        noise = normalized(direction) * length.double().view(-1, *(1,) * (images.dim() - 1))
-        return project_l2(images.double() + noise.to(images.device), images, self.eps, self.low, self.high)
+    def step(self, adversarial: Tensor, gradient: Tensor, origin: Tensor, *state: Tensor) -> None:
+        """See :meth:`StepAttack.step`."""
+        if self.norm == "l1" and self.sparsity:
+            gradient = _signs_of_largest(gradient, self.sparsity)
+        self.move(adversarial, gradient, origin, self.alpha)
+
+
+class BIM(PGD):
+    """Basic iterative method (Kurakin et al., ICLR 2017 workshop): PGD in the Linf ball that starts from the input.
+
+    ``images`` ``[N, *S]`` in ``[low, high]``, ``labels`` ``[N]``; returns ``[N, *S]``. See :class:`PGD`, whose loop it
+    shares. ``eps = 0`` and ``steps = 0`` return the input.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        eps: float = 8 / 255,
+        alpha: float = 2 / 255,
+        steps: int = 10,
+        low: float = 0.0,
+        high: float = 1.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, eps, alpha, steps, False, "linf", low, high, **options)
+
+    def settings(self) -> dict[str, object]:
+        """See :meth:`Attack.settings`."""
+        return {"eps": self.eps, "alpha": self.alpha, "steps": self.steps, "low": self.low, "high": self.high}
+
+
+def _signs_of_largest(gradient: Tensor, sparsity: float) -> Tensor:
+    """The signs of the largest elements of each sample, zero elsewhere; NaN stays."""
+    rows = gradient.flatten(1)
+    kept = max(1, round((1 - sparsity) * rows.shape[1]))
+    largest = rows.abs().topk(kept, dim=1).indices
+    sparse = torch.zeros_like(rows).scatter(1, largest, rows.gather(1, largest).sign())
+    return torch.where(rows.isnan(), rows, sparse).view_as(gradient).to(memory_format=torch.preserve_format)

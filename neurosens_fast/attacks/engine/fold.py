@@ -1,0 +1,200 @@
+"""A private copy of a model with batch norm folded into the layers before it, by torch.fx.
+
+The copy shares no tensor that it changes with the model. Its structure is traced, its tensors are computed anew from
+the model's at every call of an attack, into the same memory, so that CUDA graphs that read them stay valid.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from neurosens_fast.support.messages import one_line
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+FOLDABLE: tuple[type[nn.Module], ...] = (*CONVOLUTIONS, nn.Linear)
+NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class NotTraced(Exception):
+    """Why there is no private copy."""
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether ``module`` itself carries a hook or a parametrisation, whose effect a copy would lose."""
+    return any(getattr(module, name, None) for name in _HOOKS) or parametrize.is_parametrized(module)
+
+
+class _Tracer(fx.Tracer):
+    """Goes into modules as usual, but not into those that carry hooks."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+@dataclass
+class _Folded:
+    """A layer of the copy that stands for ``layer`` and, if there is one, the ``norm`` behind it."""
+
+    layer: nn.Module
+    norm: nn.Module | None
+    copy: nn.Module
+
+
+class PrivateCopy:
+    """The traced copy of ``model``; ``folded`` counts the norms that are gone, ``convolutions`` those that are 2-D.
+
+    Raises :class:`NotTraced` with the reason where the model cannot be traced. The model must be in evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module, fold: bool, channels_last: bool, dtype: torch.dtype | None) -> None:
+        if has_hooks(model):
+            raise NotTraced("the model itself carries hooks")
+        if nn.modules.module._has_any_global_hook():
+            raise NotTraced("hooks on all modules are set")
+        try:
+            graph = _Tracer().trace(model)
+        except Exception as error:  # whatever a model's forward raises on torch.fx proxies
+            raise NotTraced(f"torch.fx cannot trace the model ({one_line(error, 90)})") from error
+        self._format = torch.channels_last if channels_last else torch.preserve_format
+        self._dtype = dtype
+        self._pairs: list[_Folded] = []
+        modules = dict(model.named_modules(remove_duplicate=False))
+        root: dict[str, Any] = {}
+        self._place_layers(graph, modules, root, fold)
+        for node in graph.nodes:
+            if node.op == "get_attr":
+                root[node.target] = _attribute(model, node.target).detach()
+        self.module = fx.GraphModule(root, graph)
+        self.folded = sum(pair.norm is not None for pair in self._pairs)
+        self.convolutions = sum(isinstance(pair.copy, nn.Conv2d) for pair in self._pairs)
+
+    def _place_layers(self, graph: fx.Graph, modules: dict[str, nn.Module], root: dict[str, Any], fold: bool) -> None:
+        calls = [node for node in graph.nodes if node.op == "call_module"]
+        for number, node in enumerate(calls):
+            module = modules[str(node.target)]
+            if type(module) not in FOLDABLE or has_hooks(module) or "forward" in vars(module):
+                continue
+            norm_node = _norm_behind(node, modules) if fold else None
+            norm = None if norm_node is None else modules[str(norm_node.target)]
+            pair = _Folded(module, norm, _blank(module))
+            self._pairs.append(pair)
+            name = f"private_{number}"  # no name of the model's may begin so: its parts would land inside
+            node.target = name
+            root[name] = pair.copy
+            if norm_node is not None:
+                norm_node.replace_all_uses_with(node)
+                graph.erase_node(norm_node)
+        for node in graph.nodes:
+            if node.op == "call_module" and node.target not in root:
+                root[node.target] = _without_gradients(modules[node.target])
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Compute the copy's tensors from the model's present ones."""
+        for pair in self._pairs:
+            weight, bias = _folded_tensors(pair.layer, pair.norm)
+            if self._format == torch.channels_last and weight.dim() == 4:
+                weight = weight.contiguous(memory_format=torch.channels_last)
+            _put(pair.copy, "weight", weight if self._dtype is None else weight.to(self._dtype))
+            if bias is not None:
+                _put(pair.copy, "bias", bias if self._dtype is None else bias.to(self._dtype))
+
+
+def fingerprint(model: nn.Module) -> tuple[Any, ...]:
+    """What a trace depends on: modules, hooks, plain attributes, where tensors lie. While it is equal, it holds."""
+    plain = (int, float, str, bool, tuple, type(None))
+    return tuple(
+        (
+            name,
+            id(module),
+            has_hooks(module),
+            tuple((key, value) for key, value in vars(module).items() if isinstance(value, plain)),
+            tuple(
+                (key, value is not None and (id(value), value.data_ptr(), value.dtype))
+                for key, value in (*module._parameters.items(), *module._buffers.items())
+            ),
+        )
+        for name, module in model.named_modules(remove_duplicate=False)
+    )
+
+
+def _norm_behind(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
+    """The batch norm that alone uses what ``node`` puts out, and can be folded."""
+    if len(node.users) != 1:
+        return None
+    (user,) = node.users
+    if user.op != "call_module" or user.args != (node,) or user.kwargs:
+        return None
+    norm = modules[str(user.target)]
+    statistics: Any = getattr(norm, "running_mean", None)
+    if type(norm) not in NORMS or has_hooks(norm) or statistics is None:
+        return None
+    layer: Any = modules[str(node.target)]
+    if isinstance(layer, nn.Linear) and not isinstance(norm, nn.BatchNorm1d):
+        return None
+    return user if statistics.numel() == layer.weight.shape[0] else None
+
+
+def _folded_tensors(layer: Any, norm: Any) -> tuple[Tensor, Tensor | None]:
+    weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+    if norm is None:
+        return weight, bias
+    wide = torch.float64 if weight.device.type != "mps" else weight.dtype
+    scale = (norm.running_var.to(wide) + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().to(wide)
+    shift = -norm.running_mean.to(wide) * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.detach().to(wide)
+    if bias is not None:
+        shift = shift + bias.to(wide) * scale
+    folded = weight.to(wide) * scale.view(-1, *(1,) * (weight.dim() - 1))
+    return folded.to(weight.dtype), shift.to(weight.dtype)
+
+
+def _blank(layer: nn.Module) -> nn.Module:
+    """A layer of the same settings that has no tensors yet."""
+    blank = copy.copy(layer)
+    blank._parameters = dict.fromkeys(("weight", "bias"))
+    return blank
+
+
+def _put(module: nn.Module, name: str, value: Tensor) -> None:
+    present = module._parameters.get(name)
+    if present is None or present.shape != value.shape or present.stride() != value.stride():
+        module._parameters[name] = nn.Parameter(value.clone(), requires_grad=False)
+    else:
+        present.copy_(value)
+
+
+def _without_gradients(module: nn.Module) -> nn.Module:
+    """``module`` as it is if it has hooks or no tensors; else one that shares its tensors, without their gradients."""
+    if has_hooks(module) or any(has_hooks(inner) for inner in module.modules()):
+        return module
+    if next(module.parameters(), None) is None:
+        return module
+    shared = copy.copy(module)
+    shared._parameters = {
+        name: None if value is None else nn.Parameter(value.detach(), requires_grad=False)
+        for name, value in module._parameters.items()
+    }
+    shared._modules = {
+        name: None if inner is None else _without_gradients(inner) for name, inner in module._modules.items()
+    }
+    return shared
+
+
+def _attribute(model: nn.Module, target: str) -> Tensor:
+    path, _, name = target.rpartition(".")
+    value: Any = getattr(model.get_submodule(path), name)
+    if not isinstance(value, Tensor):
+        raise NotTraced(f"the model's {target} is no tensor")
+    return value

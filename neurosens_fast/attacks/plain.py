@@ -1,0 +1,42 @@
+"""Steps in the arithmetic of a plain loop in PyTorch, for exact mode.
+
+A step of ours differs from such a loop in the last bit at the border of the ball, and a model may turn that into other
+signs of the next gradient. In exact mode the loop runs as torchattacks and foolbox run it, and only its result is
+brought inside the ball.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def step_(
+    adversarial: Tensor,
+    gradient: Tensor,
+    origin: Tensor,
+    step_size: float,
+    epsilon: float,
+    norm: str,
+    low: float,
+    high: float,
+) -> None:
+    """One step in the Linf or L2 ball, in place; arguments as those of ``ops.project_step_``."""
+    if norm == "linf":
+        moved = adversarial + step_size * gradient.sign()
+        change = (moved - origin).clamp(-epsilon, epsilon)
+    else:
+        change = adversarial + step_size * gradient / (_lengths(gradient) + 1e-10) - origin
+        change = change * (epsilon / _lengths(change)).clamp(max=1)
+    adversarial.copy_((origin + change).clamp(low, high))
+
+
+def add_momentum_(momentum: Tensor, gradient: Tensor, decay: float) -> None:
+    """``decay * momentum + gradient / mean|gradient|`` per sample, in place; a zero gradient adds nothing."""
+    means = gradient.flatten(1).abs().mean(1)
+    means = torch.where(means == 0, 1.0, means).view(-1, *(1,) * (gradient.dim() - 1))
+    momentum.copy_(gradient / means + momentum * decay)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows.flatten(1), dim=1).view(-1, *(1,) * (rows.dim() - 1))
