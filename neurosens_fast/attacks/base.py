@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neurosens_fast.capture import evaluation_mode, logits_of, parameters_device
 
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1")
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
