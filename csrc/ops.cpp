@@ -28,5 +28,8 @@ STABLE_TORCH_LIBRARY(neurosens_fast, m) {
   m.def(
       "project_step_(Tensor(a!) adversarial, Tensor gradient, Tensor origin, float step_size, float epsilon, "
       "str norm=\"linf\", float low=0.0, float high=1.0) -> ()");
+  m.def(
+      "momentum_step_(Tensor(a!) adversarial, Tensor(b!) momentum, Tensor gradient, Tensor origin, float step_size, "
+      "float epsilon, float decay, str norm=\"linf\", float low=0.0, float high=1.0) -> ()");
   m.def("read_bytes(Tensor benign, Tensor adversarial) -> Tensor");  // the benchmarks' plain read of the same bytes
 }

@@ -117,6 +117,22 @@ def _(
     return None
 
 
+@torch.library.register_fake(f"{_NAMESPACE}::momentum_step_")
+def _(
+    adversarial: Tensor,
+    momentum: Tensor,
+    gradient: Tensor,
+    origin: Tensor,
+    step_size: float,
+    epsilon: float,
+    decay: float,
+    norm: str = "linf",
+    low: float = 0.0,
+    high: float = 1.0,
+) -> None:
+    return None
+
+
 @torch.library.register_fake(f"{_NAMESPACE}::read_bytes")
 def _(benign: Tensor, adversarial: Tensor) -> Tensor:
     return benign.new_empty((1,), dtype=torch.int64)
@@ -231,5 +247,6 @@ for _name in (
     "sns_loss",
     "topk_neurons",
     "project_step_",
+    "momentum_step_",
 ):
     _library.impl(_name, _with_norm(getattr(reference, _name)), "CompositeExplicitAutograd")

@@ -20,37 +20,18 @@ import torch
 from torch import Tensor
 
 from . import _registration as _registration
+from ._arguments import DTYPES as DTYPES
+from ._arguments import check_like as _check_like
+from ._arguments import check_tensor as _check_tensor
+from ._arguments import mutated as _mutated
 from .columns import MAXIMA, SUMS
+from .steps import momentum_step_ as momentum_step_
+from .steps import project_step_ as project_step_
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 NORMS: tuple[int | str, ...] = (1, "mse", "l2", "cosine")
 """Distances between the rows of a pair."""
 
 _ops = torch.ops.neurosens_fast
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...] = DTYPES) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.dtype not in dtypes:
-        raise TypeError(f"{name} must be {' or '.join(_name(d) for d in dtypes)}, got {_name(value.dtype)}")
-
-
-def _check_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """``value`` must have the dtype, shape and device of ``other``."""
-    _check_tensor(name, value)
-    if value.dtype != other.dtype:
-        raise TypeError(
-            f"{name} is {_name(value.dtype)} but {other_name} is {_name(other.dtype)}; both must have one dtype"
-        )
-    if value.shape != other.shape:
-        raise ValueError(f"{name} has shape {list(value.shape)} but {other_name} has {list(other.shape)}")
-    if value.device != other.device:
-        raise ValueError(f"{name} is on {value.device} but {other_name} is on {other.device}")
 
 
 def _check_pair(benign: Tensor, adversarial: Tensor, channel_dim: int) -> int:
@@ -76,12 +57,6 @@ def _check_norm(norm: int | str) -> str:
     if isinstance(norm, bool) or norm not in NORMS:
         raise ValueError(f'norm must be 1, "mse", "l2" or "cosine", got {norm!r}')
     return "1" if norm == 1 else str(norm)
-
-
-def _mutated(*tensors: Tensor) -> None:
-    """Tell autograd that the values it may have saved are gone; compiled graphs know it from the schema."""
-    if not torch.compiler.is_compiling():
-        torch.autograd.graph.increment_version(tensors)
 
 
 def pair_statistics(benign: Tensor, adversarial: Tensor, channel_dim: int = 1) -> Tensor:
@@ -317,38 +292,3 @@ def topk_neurons(sensitivity: Tensor, k: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"k must be between 0 and the number of neurons {sensitivity.shape[0]}, got {k}")
     values, indices = _ops.topk_neurons(sensitivity.detach(), k)
     return values, indices
-
-
-def project_step_(
-    adversarial: Tensor,
-    gradient: Tensor,
-    origin: Tensor,
-    step_size: float,
-    epsilon: float,
-    norm: str = "linf",
-    low: float = 0.0,
-    high: float = 1.0,
-) -> None:
-    """Move ``adversarial`` one attack step and project it back, in place, in one pass.
-
-    ``adversarial + step_size * sign(gradient)``, projected onto the ``epsilon`` ball around ``origin`` and
-    onto ``[low, high]``; all three tensors have one shape and dtype. Exact at the border: the distance
-    from ``origin``, computed in float64, never exceeds ``epsilon`` where ``origin`` is within
-    ``[low, high]``. A NaN gradient makes its element NaN. ``norm`` is ``"linf"``.
-    Source: Madry et al., ICLR 2018. Equivalent to::
-
-        stepped = adversarial + step_size * gradient.sign()
-        adversarial.copy_(stepped.clamp(origin - epsilon, origin + epsilon).clamp(low, high))
-    """
-    _check_tensor("adversarial", adversarial)
-    _check_like("gradient", gradient, "adversarial", adversarial)
-    _check_like("origin", origin, "adversarial", adversarial)
-    if norm != "linf":
-        raise ValueError(f'norm must be "linf", got {norm!r}')
-    if not epsilon >= 0:
-        raise ValueError(f"epsilon must be at least 0, got {epsilon}")
-    if not low <= high:
-        raise ValueError(f"low must not exceed high, got {low} and {high}")
-    numbers = float(step_size), float(epsilon), norm, float(low), float(high)
-    _ops.project_step_(adversarial.detach(), gradient.detach(), origin.detach(), *numbers)
-    _mutated(adversarial)

@@ -10,6 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .reference_steps import momentum_step_ as momentum_step_
+from .reference_steps import project_step_ as project_step_
+from .reference_steps import sign
+
 ACTIVATION_FREQUENCY_SHARE = 0.01
 """A neuron counts as firing above this share of its sample's largest channel mean (CAS, ICLR 2021)."""
 
@@ -19,11 +23,6 @@ def _rows(activation: Tensor, channel_dim: int) -> Tensor:
     rows = activation.movedim(channel_dim, 1)
     rows = rows.flatten(2) if rows.dim() > 2 else rows.unsqueeze(2)
     return rows if rows.dtype == torch.float64 else rows.float()
-
-
-def _sign(x: Tensor) -> Tensor:
-    """The sign of each element, NaN for NaN (``torch.sign`` gives 0 there)."""
-    return torch.where(x.isnan(), x, x.sign())
 
 
 def _maximum(rows: Tensor) -> Tensor:
@@ -176,7 +175,7 @@ def neuron_sensitivity_backward(
     scale = (grad.to(d.dtype) / max(samples, 1))[:, None]  # [C, 1]
     pull = pull_adv = torch.zeros((), dtype=d.dtype, device=d.device)
     if norm == 1:
-        change = scale / positions * _sign(d)
+        change = scale / positions * sign(d)
     elif norm == "mse":
         change = scale * 2 / positions * d
     elif norm == "l2":
@@ -270,29 +269,3 @@ def topk_neurons(sensitivity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The ``k`` largest of ``[C]`` in descending order; ties go to the lowest index, NaN is largest."""
     values, indices = torch.sort(sensitivity, descending=True, stable=True)
     return values[:k].clone(), indices[:k].clone()
-
-
-def project_step_(
-    adversarial: Tensor,
-    gradient: Tensor,
-    origin: Tensor,
-    step_size: float,
-    epsilon: float,
-    norm: str = "linf",
-    low: float = 0.0,
-    high: float = 1.0,
-) -> None:
-    """One signed-gradient step, then the projection onto the epsilon ball and ``[low, high]``, in place.
-
-    The step is rounded to the tensor's dtype; the border of the ball is the outermost value of that
-    dtype whose distance from ``origin``, computed in float64, does not exceed ``epsilon`` (one value
-    less for some float64 elements, whose distances are rounded themselves). A NaN gradient makes its element NaN.
-    """
-    wide = origin.double()
-    direction = _sign(gradient).double()
-    stepped = (adversarial.double() + step_size * direction).to(origin.dtype)
-    upper, lower = (wide + epsilon).to(origin.dtype), (wide - epsilon).to(origin.dtype)
-    infinity = torch.full_like(origin, torch.inf)
-    upper = torch.where(upper.double() - wide > epsilon, torch.nextafter(upper, -infinity), upper)
-    lower = torch.where(wide - lower.double() > epsilon, torch.nextafter(lower, infinity), lower)
-    adversarial.copy_(torch.minimum(torch.maximum(stepped, lower), upper).clamp(low, high))

@@ -131,9 +131,11 @@ class AttackOptions:
         int | None, typer.Option(min=0, metavar="N", help="Steps of pgd. Default: 10.", rich_help_panel="Attack")
     ] = None
     norm: Annotated[
-        Literal["linf", "l2"] | None,
+        Literal["linf", "l2", "l1"] | None,
         typer.Option(
-            metavar="NAME", help="Ball of pgd that eps measures: linf or l2. Default: linf.", rich_help_panel="Attack"
+            metavar="NAME",
+            help="Ball of pgd that eps measures: linf, l2 or l1. Default: linf.",
+            rich_help_panel="Attack",
         ),
     ] = None
     random_start: Annotated[

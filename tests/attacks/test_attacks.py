@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from neurosens_fast.attacks import FGSM, PGD
-from neurosens_fast.attacks.projection import project_l2
+from neurosens_fast.attacks.base import NORMS
 
 EPS = 8 / 255
 
@@ -89,15 +89,15 @@ def test_pgd_l2_with_a_tiny_gradient_still_moves() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("random_start", [False, True])
 def test_never_beyond_the_border_in_float64(dtype: torch.dtype, norm: str, random_start: bool) -> None:
     model, (x, y) = classifier(dtype), samples(dtype, 40)
-    eps = EPS if norm == "linf" else 0.3
-    attack = PGD(model, eps=eps, alpha=eps, steps=3, random_start=random_start, norm=norm, seed=0)
+    eps = {"linf": EPS, "l2": 0.3, "l1": 2.0}[norm]
+    attack = PGD(model, eps=eps, alpha=eps, steps=3, random_start=random_start, norm=norm, seed=0, sparsity=0.5)
     result = attack(x, y)
     change = result.double() - x.double()
-    reached = change.abs().flatten(1).amax(1) if norm == "linf" else change.flatten(1).norm(dim=1)
+    reached = torch.linalg.vector_norm(change.flatten(1), {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
     assert (reached <= eps).all()
     assert (reached > 0.5 * eps).all()
     assert result.aminmax().min >= 0
@@ -106,14 +106,7 @@ def test_never_beyond_the_border_in_float64(dtype: torch.dtype, norm: str, rando
     assert not result.requires_grad
 
 
-def test_project_l2_keeps_what_is_inside_and_an_eps_of_zero() -> None:
-    origin = torch.rand(3, 50)
-    inside = origin.double() + 1e-3
-    torch.testing.assert_close(project_l2(inside, origin, 1.0, -9, 9), inside.float(), rtol=0, atol=1.2e-7)
-    assert torch.equal(project_l2(inside, origin, 0.0, -9, 9), origin)
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_eps_zero_and_steps_zero_return_the_input(norm: str) -> None:
     model, (x, y) = classifier(), samples()
     for attack in (PGD(model, eps=0.0, norm=norm), PGD(model, eps=0.1, steps=0, norm=norm)):
@@ -124,7 +117,7 @@ def test_eps_zero_and_steps_zero_return_the_input(norm: str) -> None:
     assert PGD(model)(x[:0], y[:0]).shape == (0, 2, 8, 8)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_seed_decides_the_random_start(norm: str) -> None:
     model, (x, y) = classifier(), samples()
     attack = PGD(model, seed=3, steps=1, norm=norm)
@@ -138,6 +131,38 @@ def test_seed_decides_the_random_start(norm: str) -> None:
     assert not torch.equal(first, drawn(x, y)), "a generator moves on"
     torch.manual_seed(3)
     assert torch.equal(first, PGD(model, steps=1, norm=norm)(x, y)), "without either, torch.manual_seed decides"
+
+
+def sort_based_l1(change: Tensor, radius: float) -> Tensor:
+    """The projection of rows onto the L1 ball by sorting (Duchi et al., ICML 2008)."""
+    sizes = change.abs().sort(dim=1, descending=True).values
+    places = torch.arange(1, change.shape[1] + 1)
+    excess = (sizes.cumsum(1) - radius) / places
+    last = (sizes > excess).sum(1, keepdim=True) - 1
+    shrunk = change.sign() * (change.abs() - excess.gather(1, last)).clamp(min=0)
+    return torch.where(change.abs().sum(1, keepdim=True) <= radius, change, shrunk)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.9])
+def test_pgd_l1_equals_a_naive_one(sparsity: float) -> None:
+    model, (x, y) = classifier(torch.float64), samples(torch.float64)
+    eps, alpha, expected = 3.0, 2.0, x.clone()
+    for _ in range(4):
+        slope = gradient(model, expected, y).flatten(1)
+        if sparsity:
+            border = slope.abs().sort(dim=1).values[:, -13:-12]  # 128 elements, a tenth of them kept
+            slope = slope.sign() * (slope.abs() >= border)
+        step = alpha * slope / slope.abs().sum(1, keepdim=True)
+        change = sort_based_l1((expected - x).flatten(1) + step, eps)
+        expected = (x + change.view_as(x)).clamp(0, 1)
+    attack = PGD(model, eps=eps, alpha=alpha, steps=4, random_start=False, norm="l1", sparsity=sparsity)
+    torch.testing.assert_close(attack(x, y), expected, rtol=0, atol=1e-12)
+    assert f"norm='l1', sparsity={sparsity:.6g})" in repr(attack)
+
+
+def test_a_sparsity_of_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="sparsity must be below 1, got 1"):
+        PGD(classifier(), norm="l1", sparsity=1)
 
 
 def test_loss_rises_and_torchattacks_names() -> None:

@@ -159,7 +159,7 @@ def test_nan_weights(make: Callable[[nn.Module], Attack]) -> None:
         ({"alpha": -1}, ValueError, "alpha must be finite and at least 0"),
         ({"steps": -1}, ValueError, "steps must be at least 0, got -1"),
         ({"steps": 1.5}, TypeError, "steps must be a whole number"),
-        ({"norm": "l7"}, ValueError, "norm must be one of 'linf', 'l2', got 'l7'"),
+        ({"norm": "l7"}, ValueError, "norm must be one of 'linf', 'l2', 'l1', got 'l7'"),
         ({"low": 1.0, "high": 0.0}, ValueError, "low must be below high"),
         ({"seed": 1, "generator": torch.Generator()}, ValueError, "not both"),
         ({"model": len}, TypeError, "model must be a torch.nn.Module, got builtin_function_or_method"),
