@@ -63,6 +63,9 @@ class Attack(ABC):
     """
 
     needs_gradient = True
+    """False for black-box attacks."""
+    bounded = True
+    """False for attacks that have no ``eps``."""
 
     def __init__(
         self,

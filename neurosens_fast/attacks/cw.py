@@ -33,6 +33,8 @@ class CW(Attack):
     guarantees, errors and switches. ``loss`` cannot be set. ``steps = 0`` returns the input.
     """
 
+    bounded = False
+
     def __init__(
         self,
         model: nn.Module,
