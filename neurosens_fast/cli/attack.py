@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .attacks import build_attack, check_attacks
 from .options import AttackOptions, DataOptions, ModelOptions, OutputOptions, RunOptions
 from .output import OutputFolder, print_facts, print_notes, standard_output
 from .parsing import listed
@@ -69,6 +68,7 @@ def run(
     from neurosens_fast.audit.tables import counted
     from neurosens_fast.robustness import RobustnessWarning, robust_accuracy
 
+    from .attacks import build_attack, check_attacks
     from .prepare import prepare
 
     names = list(dict.fromkeys(listed([attack.attack])))

@@ -22,7 +22,8 @@ class AttackOutcome:
     """One attack: ``accuracy`` over all samples, of which ``attacked`` were attacked, in ``seconds``.
 
     ``linf``, ``l2`` and ``l1`` are the mean norms of the perturbations that fooled the model, computed in float64; NaN
-    without any. ``black_box`` attacks use no gradient, ``unbounded`` ones have no eps. ``how`` says how it ran (``Attack.explain()``).
+    without any. ``black_box`` attacks use no gradient, ``unbounded`` ones have no eps. ``how`` says how it ran
+    (``Attack.explain()``).
     """
 
     name: str
