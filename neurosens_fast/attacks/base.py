@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from neurosens_fast.capture import evaluation_mode, parameters_device
 
 from .arguments import check_choice, check_count, check_number
-from .engine import Choice, Engine, Switches, checked_switches
+from .engine import Choice, Engine, Switches, checked_switches, memory_format_of
 from .losses import BY_NAME, NAMES, Loss, Objective, divergence
 from .noise import Noise
 from .problem import Problem
@@ -165,7 +165,7 @@ class Attack(ABC):
                 f"{self.attack}: the gradient of the loss for the input is not finite; look for NaN weights or an "
                 "overflow in the model"
             )
-        return adversarial.contiguous() if images.is_contiguous() else adversarial
+        return adversarial.contiguous(memory_format=memory_format_of(images))
 
     def noise(self, problem: Problem, purpose: int = 0) -> Noise:
         """The random streams of the samples; each ``purpose`` has its own."""

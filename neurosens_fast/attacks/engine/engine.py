@@ -35,6 +35,12 @@ class Evaluation(NamedTuple):
     logits: Tensor
 
 
+def memory_format_of(images: Tensor) -> torch.memory_format:
+    """The memory format that ``images`` have, or would have as a dense tensor."""
+    last = images.dim() == 4 and not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
 class Engine:
     """Runs ``model`` for an attack named ``name``. Kept by the attack, it keeps a private copy and CUDA graphs.
 
@@ -55,7 +61,7 @@ class Engine:
     def begin(self, images: Tensor, evaluations: int, named_loss: bool) -> None:
         """Choose how to run for ``images``, with ``evaluations`` forwards ahead; ``choices`` says what and why."""
         self.choices = []
-        self._run, self.memory_format = self.model, torch.contiguous_format
+        self._run, self.memory_format = self.model, memory_format_of(images)
         wanted = self.switches
         spatial = images.dim() == 4 and images.shape[1] >= 3
         private = None

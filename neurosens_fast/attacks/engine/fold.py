@@ -7,6 +7,7 @@ the model's at every call of an attack, into the same memory, so that CUDA graph
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,12 @@ class NotTraced(Exception):
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether ``module`` itself carries a hook or a parametrisation, whose effect a copy would lose."""
-    return any(getattr(module, name, None) for name in _HOOKS) or parametrize.is_parametrized(module)
+    """Whether ``module`` itself carries a hook or a parametrisation, whose effect a copy would lose.
+
+    A hook whose attribute ``idle`` is true, such as those of an SNSLoss outside of its contexts, has none.
+    """
+    hooks = (hook for name in _HOOKS for hook in getattr(module, name, {}).values())
+    return any(not getattr(hook, "idle", False) for hook in hooks) or parametrize.is_parametrized(module)
 
 
 class _Tracer(fx.Tracer):
@@ -162,9 +167,17 @@ def _folded_tensors(layer: Any, norm: Any) -> tuple[Tensor, Tensor | None]:
 
 def _blank(layer: nn.Module) -> nn.Module:
     """A layer of the same settings that has no tensors yet."""
-    blank = copy.copy(layer)
+    blank = _without_hooks(layer)
     blank._parameters = dict.fromkeys(("weight", "bias"))
     return blank
+
+
+def _without_hooks(module: nn.Module) -> nn.Module:
+    """A shallow copy whose own hooks, idle ones, are gone."""
+    bare = copy.copy(module)
+    for name in _HOOKS:
+        setattr(bare, name, OrderedDict())
+    return bare
 
 
 def _put(module: nn.Module, name: str, value: Tensor) -> None:
@@ -181,7 +194,7 @@ def _without_gradients(module: nn.Module) -> nn.Module:
         return module
     if next(module.parameters(), None) is None:
         return module
-    shared = copy.copy(module)
+    shared = _without_hooks(module)
     shared._parameters = {
         name: None if value is None else nn.Parameter(value.detach(), requires_grad=False)
         for name, value in module._parameters.items()
