@@ -63,6 +63,8 @@ class Attack(ABC):
     """
 
     needs_gradient = True
+    own_rule = ""
+    """What the attack does with samples that fell, where the switch ``compaction`` does not apply to it."""
 
     def __init__(
         self,
@@ -146,7 +148,7 @@ class Attack(ABC):
             return images.clone()
         labels = labels.detach().clone().long()
         if self._engine is None or self._engine.model is not self.model:
-            self._engine = Engine(self.model, self.switches, self.attack)
+            self._engine = Engine(self.model, self.switches, self.attack, self.own_rule)
         engine = self._engine
         attached: AbstractContextManager[Any] = getattr(self.loss, "attached", lambda _: nullcontext())(self.model)
         with evaluation_mode(self.model), torch.no_grad(), attached:
@@ -162,7 +164,9 @@ class Attack(ABC):
                 f"{self.attack}: the gradient of the loss for the input is not finite; look for NaN weights or an "
                 "overflow in the model"
             )
-        return adversarial.contiguous() if images.is_contiguous() else adversarial
+        if adversarial.stride() == images.stride():
+            return adversarial
+        return torch.empty_like(images).copy_(adversarial)
 
     def noise(self, problem: Problem, purpose: int = 0) -> Noise:
         """The random streams of the samples; each ``purpose`` has its own."""
