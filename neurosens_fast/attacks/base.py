@@ -15,7 +15,7 @@ from neurosens_fast.capture import evaluation_mode, parameters_device
 
 from .arguments import check_choice, check_count, check_number
 from .engine import Choice, Engine, Switches, checked_switches
-from .losses import BY_NAME, NAMES, Loss, Objective, divergence
+from .losses import BY_NAME, NAMES, Loss, Objective, difference_of_logits_ratio_to, divergence
 from .noise import Noise
 from .problem import Problem
 
@@ -48,7 +48,8 @@ class Attack(ABC):
 
     ``loss`` is what the attack maximises: ``"ce"``, ``"dlr"``, ``"margin"``, ``"kl"`` (TRADES' inner loss, which
     wants a random start), or a function ``(logits, labels) -> [N]`` that grows towards the attack's aim, such as
-    :func:`~neurosens_fast.attacks.neuron_loss`. For a targeted attack the named losses change their sign.
+    :func:`~neurosens_fast.attacks.neuron_loss`. For a targeted attack the named losses lead to the label instead of
+    away from it (``"dlr"`` then needs four classes).
 
     The switches (keywords) are those of :class:`~neurosens_fast.attacks.engine.Switches`: ``exact``, ``fold``,
     ``channels_last``, ``dtype``, ``compaction``, ``graph``; :meth:`explain` tells what was used. An attack keeps its
@@ -178,6 +179,8 @@ class Attack(ABC):
             return Objective(self.loss, (labels,), extremes=extremes)
         if self.loss == "kl":
             return Objective(divergence, (F.log_softmax(engine.logits(images).float(), 1),), extremes=extremes)
+        if self.loss == "dlr" and self.targeted:
+            return Objective(difference_of_logits_ratio_to, (labels,), extremes=extremes)
         return Objective(BY_NAME[self.loss], (labels,), -1.0 if self.targeted else 1.0, extremes)
 
     def _numbers(self, index: Tensor | None, count: int) -> Tensor:
