@@ -8,6 +8,7 @@ instructions for it too, where it is slow.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import statistics
@@ -85,9 +86,8 @@ def bench_pgd(device: str, benchmark: Any, table: Any) -> None:
     check_same_strength(model, images, labels)
     peers: dict[str, Callable[[Tensor, Tensor], Any]] = {"plain PyTorch": plain_pgd(model)}
     if importlib.util.find_spec("torchattacks"):
-        import torchattacks
-
-        peers["torchattacks"] = torchattacks.PGD(model, eps=EPS, alpha=ALPHA, steps=STEPS, random_start=True)
+        library: Any = importlib.import_module("torchattacks")
+        peers["torchattacks"] = library.PGD(model, eps=EPS, alpha=ALPHA, steps=STEPS, random_start=True)
     ours: dict[str, Callable[[Tensor, Tensor], Any]] = {"float32": PGD(model, EPS, ALPHA, STEPS, seed=0)}
     if has_bfloat16(device):
         ours["bfloat16"] = PGD(model, EPS, ALPHA, STEPS, seed=0, dtype=torch.bfloat16)
