@@ -235,16 +235,23 @@ struct Wide {
   static constexpr int kCount = int(sizeof(double) / sizeof(A));
   VD v[kCount];
   NS_HD double lane(int i) const { return v[i / kWidth<double>].v[i % kWidth<double>]; }
-  NS_HD void add(Vector<A> x) {
-    if constexpr (kCount == 1) {
-      v[0] += VD{(F64)x.v};
-    } else {
-#if defined(NS_AVX2)
-      v[0].v += (F64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x.v));
-      v[1].v += (F64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x.v, 1));
-#else
-      for (int i = 0; i < kWidth<A>; ++i) v[i / kWidth<double>].v[i % kWidth<double>] += double(x.v[i]);
-#endif
-    }
+  NS_HD Wide& operator+=(const Wide& x) {
+    for (int i = 0; i < kCount; ++i) v[i] += x.v[i];
+    return *this;
   }
 };
+template <typename A>
+NS_HD Wide<A> widen(Vector<A> x) {
+  if constexpr (Wide<A>::kCount == 1) {
+    return {{{(F64)x.v}}};
+  } else {
+#if defined(NS_AVX2)
+    return {{{(F64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x.v))},
+             {(F64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x.v, 1))}}};
+#else
+    Wide<A> w;
+    for (int i = 0; i < kWidth<A>; ++i) w.v[i / kWidth<double>].v[i % kWidth<double>] = double(x.v[i]);
+    return w;
+#endif
+  }
+}
