@@ -1,6 +1,6 @@
 """All statistics of a pair in one read, against a plain read of the same bytes, eager PyTorch and torch.compile.
 
-Bytes moved: both halves once, N * C * S * 2 elements; the totals are a few kilobytes. About 21 operations per
+Bytes moved: both halves once, N * C * S * 2 elements; the totals are a few kilobytes. 17 to 21 operations per
 pair of elements, so large tensors are memory-bound; 16-bit ones that fit the last-level cache are compute-bound.
 ``NEUROSENS_FAST_BENCH_COMPILE=0`` leaves torch.compile out: compiling takes most of the time of a run.
 """

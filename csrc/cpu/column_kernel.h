@@ -14,48 +14,53 @@ struct Block {
   const T *z, *z_adv;
   int64_t pitch, pitch_adv;  // from one position to the next
 };
+
+// Memory that is wanted next: prefetched over the passes of this block, as all at once would stall, and the strided
+// passes alone do not make the hardware fetch ahead.
 template <typename T>
 struct Ahead {
   const T *z, *z_adv;
   int64_t stride, stride_adv;
 };
 
-// Spreads the prefetching of the next block over the passes of this one, in the order of addresses: all at
-// once would stall, and the strided passes alone do not make the hardware fetch ahead.
+// The cache lines of the next block that one pass fetches, one at each step in the order of addresses.
 template <typename T, typename Source>
 struct Prefetch {
   static constexpr int kPasses = kTile / kWidth<accumulate_t<typename Source::type>>;
-  static constexpr int kLines = kTile * int(sizeof(T)) / 64;  // cache lines of one position of one half
-  static constexpr int kPerPass = 2 * kLines >= kPasses ? 2 * kLines / kPasses : 1;
-  static constexpr int kSkip = 2 * kLines >= kPasses ? 1 : kPasses / (2 * kLines);
-  Ahead<T> ahead;
+  static constexpr int kLines = kTile * int(sizeof(T)) / 64;  // of one position of one half
+  static_assert(kPasses % (2 * kLines) == 0);
+  const char* at;
+  int64_t gap;  // from the end of a position to the next one
 
-  // Step s of `positions` in pass `pass`.
-  NS_HD void step(int pass, int64_t s, int64_t positions) const {
-    if (pass % kSkip != 0) return;
-    for (int j = 0; j < kPerPass; ++j) {
-      const int unit = pass / kSkip * kPerPass + j;
-      const int64_t line = unit % kLines * positions + s;
-      const int64_t row = line / kLines, column = line % kLines * (64 / int64_t(sizeof(T)));
-      __builtin_prefetch(unit < kLines ? ahead.z + row * ahead.stride + column
-                                       : ahead.z_adv + row * ahead.stride_adv + column);
-    }
+  NS_HD Prefetch(const Ahead<T>& ahead, int pass, int64_t positions) {
+    const int share = pass * 2 * kLines / kPasses;  // passes that share lines repeat them at no cost
+    const bool adversarial = share >= kLines;
+    const int64_t stride = (adversarial ? ahead.stride_adv : ahead.stride) * int64_t(sizeof(T));
+    at = reinterpret_cast<const char*>(adversarial ? ahead.z_adv : ahead.z) +
+         share % kLines * positions / kLines * stride;
+    gap = stride - kLines * 64;
+  }
+  NS_HD void fetch(int64_t step) {
+    __builtin_prefetch(at);
+    at += 64 + ((step + 1) % kLines == 0 ? gap : 0);
   }
 };
 
-// Adds positions [0, positions) of the channels of one read; channels stay in the order of parts.
-template <Reading R, typename T, typename P>
-NS_HD void add_columns(const Block<T>& block, int64_t positions, int channel, const P& prefetch,
+// Adds positions [0, positions) of the channels of one read; channels stay in the order of parts. Nothing is derived
+// here: one channel of many would send a whole tile back to memory.
+template <Reading R, typename Source, typename T, typename U>
+NS_HD void add_columns(const Block<T>& block, int64_t positions, int channel, const Ahead<U>& ahead,
                        Tile<accumulate_t<T>>& tile) {
   using A = accumulate_t<T>;
   using V = Vector<A>;
-  const T *z = block.z + channel, *z_adv = block.z_adv + channel;
   for (int i = 0; i < Elements<T>::kParts; ++i) {
-    RowSums<V, R> sums = {};
     const int at = channel + i * kWidth<A>;
-    for (int64_t s = 0; s < positions; ++s) {
-      prefetch.step(at / kWidth<A>, s, positions);
-      sums.add(Elements<T>::part(z + s * block.pitch, i), Elements<T>::part(z_adv + s * block.pitch_adv, i));
+    Prefetch<U, Source> prefetch(ahead, at / kWidth<A>, positions);
+    RowSums<V, R> sums = {};
+    const T *z = block.z + channel, *z_adv = block.z_adv + channel;
+    for (int64_t s = 0; s < positions; ++s, z += block.pitch, z_adv += block.pitch_adv) {
+      prefetch.fetch(s);
+      sums.add(Elements<T>::part(z, i), Elements<T>::part(z_adv, i));
     }
     for (int k = 0; k < kRowSums; ++k)
       if (reads<R>(k)) store(tile.row[k] + at, load<V>(tile.row[k] + at) + sums.sum[k]);
@@ -64,6 +69,15 @@ NS_HD void add_columns(const Block<T>& block, int64_t positions, int channel, co
       store(peak, larger(sums.change_max, load<V>(peak)));
     }
   }
+}
+
+// Maxima and counts in a pass of their own: with the sums they would not fit the registers.
+template <typename T>
+NS_HD void add_extremes(const Block<T>& block, int64_t positions, int channel, Extremes<T>& extremes) {
+  Extremes<T> e = extremes;
+  const T *z = block.z + channel, *z_adv = block.z_adv + channel;
+  for (int64_t s = 0; s < positions; ++s, z += block.pitch, z_adv += block.pitch_adv) e.add(z, z_adv);
+  extremes = e;
 }
 
 // Where a tile's blocks come from; `block` returns the positions [s, s + length).
@@ -105,8 +119,8 @@ struct ColumnSource : TileInput<T> {
 
  private:
   NS_HD void copy_row(T* to, const T* from, int padded) const {
-    if (channels == kTile) {
-      memcpy(to, from, kTile * sizeof(T));
+    if (channels == kTile) {  // in whole registers, which can be read again at once
+      for (int i = 0; i < kTile; i += kVectorBytes / int(sizeof(T))) store(to + i, load<I64>(from + i));
     } else {
       memcpy(to, from, size_t(channels) * sizeof(T));
       memset(to + channels, 0, size_t(padded - channels) * sizeof(T));
@@ -184,11 +198,6 @@ NS_HD void finish_tile(const Source& source, int64_t positions, int padded, bool
   }
 }
 
-template <typename T, template <typename> class Source>
-NS_HD Prefetch<T, Source<T>> prefetch_of(const Source<T>& source, int64_t s) {
-  return {source.ahead(s)};
-}
-
 // What one tile carries from block to block.
 template <Reading R, typename Source>
 struct TileState {
@@ -216,15 +225,12 @@ struct TileState {
     for (auto& e : extremes) e.clear();
     if (many) clear(part);
   }
-  NS_HD void add_block(int64_t s, int64_t length, bool many, typename Source::Copy& copy) {
+  template <typename U>
+  NS_HD void add_block(int64_t s, int64_t length, bool many, const Ahead<U>& ahead, typename Source::Copy& copy) {
     const Block<T> block = source.block(s, length, padded, copy);
-    const auto prefetch = prefetch_of(source, s + length);
-    for (int c = 0; c < padded; c += kSpan<T>) add_columns<R>(block, length, c, prefetch, many ? part : *out);
-    for (int c = 0; R == kEverything && c < padded; c += E::kStep) {
-      E e = extremes[c / E::kStep];
-      for (int64_t i = 0; i < length; ++i) e.add(block.z + i * block.pitch + c, block.z_adv + i * block.pitch_adv + c);
-      extremes[c / E::kStep] = e;
-    }
+    for (int c = 0; c < padded; c += kSpan<T>) add_columns<R, Source>(block, length, c, ahead, many ? part : *out);
+    for (int c = 0; R == kEverything && c < padded; c += E::kStep)
+      add_extremes(block, length, c, extremes[c / E::kStep]);
   }
   NS_HD void end_chunk(bool many) {
     Tile<A>& tile = *out;
@@ -257,7 +263,10 @@ void tile_statistics(const TileInput<T>& in, int64_t positions, Tile<accumulate_
     for (int t = 0; t < count; ++t) state[t].start_chunk(many);
     for (int64_t s = chunk; s < end; s += Source::kBlock) {
       const int64_t length = end - s < Source::kBlock ? end - s : Source::kBlock;
-      for (int t = 0; t < count; ++t) state[t].add_block(s, length, many, copy);
+      for (int t = 0; t < count; ++t) {
+        const auto ahead = t + 1 < count ? state[t + 1].source.ahead(s) : state[0].source.ahead(s + length);
+        state[t].add_block(s, length, many, ahead, copy);
+      }
     }
     for (int t = 0; t < count; ++t) state[t].end_chunk(many);
   }

@@ -150,6 +150,9 @@ struct Largest {
   NS_HD V operator()(V a, V b) const {
     return choose(a, b, a > b);
   }
+#if defined(NS_AVX2)
+  NS_HD F32 operator()(F32 a, F32 b) const { return (F32)_mm256_max_ps((__m256)a, (__m256)b); }
+#endif
 };
 struct Smallest {
   template <typename V>
@@ -193,22 +196,62 @@ using neurosens::larger;
 using neurosens::sign;
 using neurosens::where_zero;
 
+// How often two masks of 16-bit lanes were set, over at most 255 additions.
+#if defined(NS_AVX2)
+struct PairCounts {  // both in the bytes of one register
+  typedef int8_t Bytes __attribute__((vector_size(kVectorBytes)));
+  Bytes count;
+  NS_HD void add(I16 mask, I16 mask_adv) { count -= (Bytes)_mm256_packs_epi16((__m256i)mask, (__m256i)mask_adv); }
+  NS_HD VF first() const { return counted((I32){-1, 0, 0, 0, -1, 0, 0, 0}); }
+  NS_HD VF second() const { return counted((I32){0, 0, -1, 0, 0, 0, -1, 0}); }
+
+ private:
+  NS_HD VF counted(I32 quarters) const {
+    const I32 sums = (I32)_mm256_sad_epu8((__m256i)count, _mm256_setzero_si256());
+    return {__builtin_convertvector(sums & quarters, F32)};
+  }
+};
+#else
+struct PairCounts {
+  I16 count, count_adv;
+  NS_HD void add(I16 mask, I16 mask_adv) {
+    count -= mask;
+    count_adv -= mask_adv;
+  }
+  NS_HD VF first() const { return counted(count); }
+  NS_HD VF second() const { return counted(count_adv); }
+
+ private:
+  static NS_HD VF counted(I16 counts) {
+    const I32 words = (I32)counts;
+    return {__builtin_convertvector((words & 0xffff) + (words >> 16), F32)};
+  }
+};
+#endif
+
 // The lanes of a register as doubles, for sums across samples.
 template <typename A>
 struct Wide {
   static constexpr int kCount = int(sizeof(double) / sizeof(A));
   VD v[kCount];
   NS_HD double lane(int i) const { return v[i / kWidth<double>].v[i % kWidth<double>]; }
-  NS_HD void add(Vector<A> x) {
-    if constexpr (kCount == 1) {
-      v[0] += VD{(F64)x.v};
-    } else {
-#if defined(NS_AVX2)
-      v[0].v += (F64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x.v));
-      v[1].v += (F64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x.v, 1));
-#else
-      for (int i = 0; i < kWidth<A>; ++i) v[i / kWidth<double>].v[i % kWidth<double>] += double(x.v[i]);
-#endif
-    }
+  NS_HD Wide& operator+=(const Wide& x) {
+    for (int i = 0; i < kCount; ++i) v[i] += x.v[i];
+    return *this;
   }
 };
+template <typename A>
+NS_HD Wide<A> widen(Vector<A> x) {
+  if constexpr (Wide<A>::kCount == 1) {
+    return {{{(F64)x.v}}};
+  } else {
+#if defined(NS_AVX2)
+    return {{{(F64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x.v))},
+             {(F64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x.v, 1))}}};
+#else
+    Wide<A> w;
+    for (int i = 0; i < kWidth<A>; ++i) w.v[i / kWidth<double>].v[i % kWidth<double>] = double(x.v[i]);
+    return w;
+#endif
+  }
+}

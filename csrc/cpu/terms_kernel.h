@@ -1,9 +1,8 @@
 // From row statistics to totals. Included inside an instruction set's namespace.
 
-template <typename T>
-void add_terms(const Tile<accumulate_t<T>>& tile, int channels, int64_t positions, TermTotals totals, int64_t first,
-               accumulate_t<T>* mean, accumulate_t<T>* mean_adv) {
-  using A = accumulate_t<T>;
+template <typename A>
+NS_HD void add_terms_of(const Tile<A>& tile, int channels, int64_t positions, TermTotals totals, int64_t first, A* mean,
+                        A* mean_adv) {
   alignas(64) A term[kRowTerms][kTile];
 #pragma GCC ivdep
   for (int c = 0; c < channels; ++c) row_terms(&tile.row[0][c], A(positions), &term[0][c], kTile);
@@ -19,6 +18,15 @@ void add_terms(const Tile<accumulate_t<T>>& tile, int channels, int64_t position
   }
   memcpy(mean, term[kBenignMean], size_t(channels) * sizeof(A));
   memcpy(mean_adv, term[kAdversarialMean], size_t(channels) * sizeof(A));
+}
+
+template <typename T>
+void add_terms(const Tile<accumulate_t<T>>& tile, int channels, int64_t positions, TermTotals totals, int64_t first,
+               accumulate_t<T>* mean, accumulate_t<T>* mean_adv) {
+  if (channels == kTile)  // a known number of channels: the loops have no rest
+    add_terms_of(tile, kTile, positions, totals, first, mean, mean_adv);
+  else
+    add_terms_of(tile, channels, positions, totals, first, mean, mean_adv);
 }
 
 template <typename A>

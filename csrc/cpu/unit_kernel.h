@@ -37,20 +37,25 @@ accumulate_t<T> largest_finite(const T* x, int64_t count) {
   return largest;
 }
 
-// What a block of samples adds to the channels of one register, in two passes: each fits the registers.
+// What a block of samples adds to the channels of one register, in two passes: each fits the registers. Widening costs
+// more than adding: the change is formed again from what is widened anyway.
 template <typename A>
 struct UnitSums {
   Wide<A> change, relative, squared, benign, adversarial;
 
   NS_HD void add(Vector<A> z, Vector<A> z_adv) {
     using M = typename Vector<A>::M;
-    const Vector<A> d = z_adv - z, size = absolute(d);
+    const Vector<A> size = absolute(z_adv - z);
     const M no_size = (M)(z.v == 0) & (M)(size.v == size.v);
-    change.add(size);
-    relative.add({choose(broadcast<A>(1).v, size.v / absolute(z).v, no_size)});
-    squared.add({d.v * d.v});
-    benign.add(z);
-    adversarial.add(z_adv);
+    relative += widen(Vector<A>{choose(broadcast<A>(1).v, size.v / absolute(z).v, no_size)});
+    const Wide<A> wide = widen(z), wide_adv = widen(z_adv);
+    benign += wide;
+    adversarial += wide_adv;
+    for (int i = 0; i < Wide<A>::kCount; ++i) {
+      const VD d = wide_adv.v[i] - wide.v[i];
+      change.v[i] += absolute(d);
+      squared.v[i] = fused_multiply_add(d, d, squared.v[i]);
+    }
   }
 };
 
@@ -123,12 +128,16 @@ void add_units(const TileInput<T>& in, int64_t samples, const accumulate_t<T>* t
   for (int64_t begin = 0; begin < samples; begin += source.kBlock) {
     const int64_t length = samples - begin < source.kBlock ? samples - begin : source.kBlock;
     const Block<T> block = source.block(begin, length, padded, copy);
+    const Ahead<T> ahead = source.ahead(begin + length);
     for (int r = 0; r * kWidth<A> < padded; ++r) {
       const int part = r % E::kParts;
       const T *z = block.z + r / E::kParts * kSpan<T>, *z_adv = block.z_adv + r / E::kParts * kSpan<T>;
       UnitSums<A> u = sums[r];
-      for (int64_t i = 0; i < length; ++i)
+      Prefetch<T, ColumnSource<T>> prefetch(ahead, r, length);
+      for (int64_t i = 0; i < length; ++i) {
+        prefetch.fetch(i);
         u.add(E::part(z + i * block.pitch, part), E::part(z_adv + i * block.pitch_adv, part));
+      }
       sums[r] = u;
       UnitCounts<A> n = counts[r];
       for (int64_t i = 0; i < length; ++i)

@@ -69,25 +69,45 @@ struct RowSums {
   V change_max;
 
   NS_HD void add(V z, V z_adv) {
+    if constexpr (R != kChange) add_derived(z, z_adv);
+    add_underived(z, z_adv);
+  }
+  // All that derive_moments cannot find, and what it can.
+  NS_HD void add_underived(V z, V z_adv) {
+    if constexpr (R == kEverything) {  // the element that is done with first comes first: registers are scarce
+      sum[kAdversarialSum] += z_adv;
+      sum[kBenignSum] += z;
+      sum[kBenignL1] += absolute(z);
+    }
     const V d = z_adv - z;
+    if constexpr (R != kChange) {
+      sum[kBenignSq] = fused_multiply_add(z, z, sum[kBenignSq]);
+      sum[kChangeDot] = fused_multiply_add(d, z, sum[kChangeDot]);
+      sum[kChangeSq] = fused_multiply_add(d, d, sum[kChangeSq]);
+    }
+    if constexpr (R == kEverything) sum[kChangeSum] += d;
     const V size = absolute(d);
     sum[kChangeL1] += size;
-    if constexpr (R != kChange) {
-      sum[kChangeSq] = fused_multiply_add(d, d, sum[kChangeSq]);
-      sum[kChangeDot] = fused_multiply_add(d, z, sum[kChangeDot]);
-      sum[kBenignSq] = fused_multiply_add(z, z, sum[kBenignSq]);
-      sum[kAdversarialSq] = fused_multiply_add(z_adv, z_adv, sum[kAdversarialSq]);
-      sum[kPairDot] = fused_multiply_add(z, z_adv, sum[kPairDot]);
-    }
-    if constexpr (R == kEverything) {
-      sum[kChangeSum] += d;
-      sum[kBenignSum] += z;
-      sum[kAdversarialSum] += z_adv;
-      sum[kBenignL1] += absolute(z);
-      change_max = larger(size, change_max);
-    }
+    if constexpr (R == kEverything) change_max = larger(size, change_max);
+  }
+  NS_HD void add_derived(V z, V z_adv) {
+    sum[kAdversarialSq] = fused_multiply_add(z_adv, z_adv, sum[kAdversarialSq]);
+    sum[kPairDot] = fused_multiply_add(z, z_adv, sum[kPairDot]);
   }
 };
+
+// <z, z'> and |z'|^2 from <z, z> and the sums of d = z' - z, and whether they are as accurate as sums of their own.
+// If those three have relative errors of at most e against the sums of magnitudes, <z, z'> has at most
+// e |z| (|z| + |d|) and |z'|^2 at most e (|z| + |d|)^2. They count as accurate where that is at most 2 e |<z, z'>|
+// and 2 e |z'|^2: z' is not small against z, nor at a wide angle to it. Anything not finite never counts.
+template <typename A>
+NS_HD bool derive_moments(A change_sq, A change_dot, A benign_sq, A& pair_dot, A& adversarial_sq) {
+  pair_dot = benign_sq + change_dot;
+  adversarial_sq = pair_dot + (change_dot + change_sq);
+  const A size = square_root(benign_sq), reach = size + square_root(change_sq);
+  const bool finite = adversarial_sq - adversarial_sq == 0;
+  return finite & (size * reach <= 2 * absolute(pair_dot)) & (reach * reach <= 2 * adversarial_sq);
+}
 
 // A maximum that skipped NaN becomes NaN where its sum is NaN. Squares are used for z and z':
 // infinities of both signs cancel in a plain sum, never there.

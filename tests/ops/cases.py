@@ -112,6 +112,40 @@ def make_pair(case: Case, dtype: torch.dtype, device: str, relu: bool = False) -
     return place(z, case.memory), place(z_adv, case.memory)
 
 
+def unusual_rows(positions: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
+    """A pair of ``[2, 70, positions]`` whose neighbouring rows are alike, far apart, tiny, zero, negative or sparse."""
+    shape = (2, positions)
+
+    def noise(size: float = 1.0) -> Tensor:
+        return size * torch.randn(shape, dtype=torch.float64)
+
+    z, z_adv = (torch.empty(2, 70, positions, dtype=torch.float64) for _ in range(2))
+    for c in range(70):
+        a = noise()
+        near, zero = a + noise(0.1), torch.zeros_like(a)
+        below = -a.abs() - 0.01
+        spike = zero.clone()
+        spike[:, c % positions] = 3 * positions**0.5
+        even = torch.arange(positions) % 2 == 0
+        kinds = (
+            (a, near),
+            (a, noise(2**-10)),
+            (a, a * 2**-12),
+            (a, -a),
+            (a, noise()),
+            (a, zero),
+            (zero, a),
+            (zero, zero),
+            (below, below + noise(0.001)),
+            (below * (torch.rand(shape) > 0.5), -below),  # -0 and negative ones
+            (a, spike),
+            (a.where(even, 2**-10 * a), a.where(~even, 2**-10 * a)),
+            (a, a * 2**8),
+        )
+        z[:, c], z_adv[:, c] = kinds[c % len(kinds)]
+    return z.to(dtype).to(device), z_adv.to(dtype).to(device)
+
+
 def row_scales(z: Tensor, z_adv: Tensor, channel_dim: int) -> Tensor:
     """What the rounding error of each row statistic is relative to, ``[N, C, 15]``: sums of magnitudes."""
     a, b = (x.double().movedim(channel_dim, 1).flatten(2) if x.dim() > 2 else x.double()[..., None] for x in (z, z_adv))

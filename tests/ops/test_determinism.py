@@ -13,7 +13,7 @@ import torch
 from neurosens_fast import _C, ops
 from neurosens_fast.statistics import new_totals
 
-from .cases import DTYPES, Case, make_pair
+from .cases import DTYPES, Case, make_pair, unusual_rows
 
 CASES = [
     Case("rows", (5, 20, 1100)),
@@ -31,6 +31,10 @@ def digest() -> str:
     """A hash of everything the operators compute on fixed inputs."""
     torch.manual_seed(7)
     total = hashlib.sha256()
+    for positions in (15, 49, 600):
+        for dtype in DTYPES:
+            rows = ops.pair_statistics(*unusual_rows(positions, dtype, "cpu"))
+            total.update(rows.contiguous().view(torch.uint8).numpy().tobytes())
     for case in CASES:
         for dtype in DTYPES:
             z, z_adv = make_pair(case, dtype, "cpu", relu=True)
