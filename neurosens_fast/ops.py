@@ -25,6 +25,7 @@ from ._arguments import check_like as _check_like
 from ._arguments import check_tensor as _check_tensor
 from ._arguments import mutated as _mutated
 from .columns import MAXIMA, SUMS
+from .steps import BALLS as BALLS
 from .steps import momentum_step_ as momentum_step_
 from .steps import project_step_ as project_step_
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from . import _registration as _registration
-from . import reference
 from ._arguments import check_like, check_tensor, mutated
 
 _ops = torch.ops.neurosens_fast
@@ -70,8 +69,7 @@ def project_step_(
     if norm != "linf":
         _check_samples(adversarial)
     numbers = float(step_size), float(epsilon), norm, float(low), float(high)
-    step = _ops.project_step_ if norm == "linf" else reference.project_step_
-    step(adversarial.detach(), gradient.detach(), origin.detach(), *numbers)
+    _ops.project_step_(adversarial.detach(), gradient.detach(), origin.detach(), *numbers)
     mutated(adversarial)
 
 

@@ -85,6 +85,15 @@ struct TermTotals {
   int64_t pitch;
 };
 
+// Adjacent elements of one sample: what leads from them to their change, see change_of.
+template <typename T>
+struct StepInput {
+  const T *adversarial, *gradient, *origin;
+  double peak, factor;
+
+  StepInput from(int64_t at) const { return {adversarial + at, gradient + at, origin + at, peak, factor}; }
+};
+
 template <typename T>
 struct PairKernels {
   using A = accumulate_t<T>;
@@ -106,7 +115,15 @@ struct PairKernels {
   void (*base_gradient)(const T* relu_out, const T* base, int64_t count, T* grad);
   void (*row_gradient)(bool signed_change, RowGradient<A> g, const GradientRun<T>& run);
   void (*column_gradient)(bool signed_change, const ChannelGradients<A>& g, const GradientRun<T>& run);
-  void (*project)(T* adversarial, const T* gradient, const T* origin, int64_t count, LinfStep step);
+  void (*project)(T* adversarial, const T* gradient, const T* origin, int64_t count, LimitsOf<T> limits);
+  // The largest size of a gradient; the sum of its sizes, or of their squares, over `peak`.
+  double (*gradient_peak)(const T* gradient, int64_t count);
+  double (*gradient_sum)(const T* gradient, int64_t count, double peak, bool squares);
+  // What the threshold leaves of the changes; or, as the total, the sum of their squares.
+  Excess (*change_sum)(const StepInput<T>& in, int64_t count, double threshold, bool squares);
+  void (*write_change)(T* adversarial, const StepInput<T>& in, int64_t count, double threshold, double scale,
+                       LimitsOf<T> limits);
+  void (*add_momentum)(T* momentum, const T* gradient, int64_t count, double decay, double peak, double factor);
 };
 
 struct Kernels {

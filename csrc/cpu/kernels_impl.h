@@ -21,6 +21,8 @@ namespace NS_ISA {
 #include "terms_kernel.h"
 //
 #include "unit_kernel.h"
+//
+#include "project_kernel.h"
 
 // Short rows as they are to be read: their ReLU where that is wanted.
 template <typename T>
@@ -50,12 +52,6 @@ void columns(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* o
   tile_statistics<R, ColumnSource<T>>(in, positions, out);
 }
 
-template <typename T>
-void project(T* adversarial, const T* gradient, const T* origin, int64_t count, LinfStep step) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) adversarial[i] = project_linf(adversarial[i], gradient[i], origin[i], step);
-}
-
 uint64_t read(const char* bytes, int64_t count) {
   constexpr int kUnroll = 4;
   I64 x[kUnroll] = {};
@@ -80,7 +76,12 @@ constexpr PairKernels<T> table() {
           base_gradient<T>,
           row_gradient<T>,
           column_gradient<T>,
-          project<T>};
+          project<T>,
+          gradient_peak<T>,
+          gradient_sum<T>,
+          change_sum<T>,
+          write_change<T>,
+          add_momentum<T>};
 }
 
 }  // namespace NS_ISA

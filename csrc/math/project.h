@@ -1,4 +1,7 @@
-// One signed-gradient step with its projection: the one place the formula stands.
+// The steps of attacks with their projections: the one place the formulas stand.
+//
+// V is an element or a register of them in the accumulation dtype, D the same in double. The operations on
+// single elements stand here, those on registers in cpu/project_kernel.h.
 #pragma once
 
 #include "half.h"
@@ -44,24 +47,156 @@ NS_HD T neighbour(T x, bool up) {
   return bit_copy<T>(B(negative == up ? bits - 1 : bits + 1));
 }
 
-struct LinfStep {
-  double step_size, epsilon, low, high;
+NS_HD double as_double(float x) { return double(x); }
+NS_HD double as_double(double x) { return x; }
+template <typename V>
+NS_HD V smaller(V a, V b) {
+  return a < b ? a : b;
+}
+constexpr uint64_t kSignBit = uint64_t(1) << 63;
+NS_HD double with_sign(double size, double x) {
+  return bit_copy<double>((bit_copy<uint64_t>(size) & ~kSignBit) | (bit_copy<uint64_t>(x) & kSignBit));
+}
+// By the sign bit, as with_sign.
+template <typename V>
+NS_HD V where_negative(V x, V then, V otherwise) {
+  return bit_copy<uint64_t>(as_double(x)) & kSignBit ? then : otherwise;
+}
+template <typename V>
+NS_HD V where_nan(V x, V otherwise) {
+  return is_nan(x) ? x : otherwise;
+}
+
+// Never fused with the addition that follows: changes are formed in several passes, which must agree.
+NS_HD double product(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+// Rounds to T.
+template <typename T>
+NS_HD accumulate_t<T> rounded(double x) {
+  return to_float(from_double<T>(x));
+}
+
+// The T next to x + reach whose distance from x, computed in double, is within |reach|.
+template <typename T>
+NS_HD accumulate_t<T> within(double x, double reach) {
+  const T border = from_double<T>(x + reach);
+  const bool outside = absolute(to_double(border) - x) > absolute(reach);
+  return to_float(outside ? neighbour(border, reach < 0) : border);
+}
+
+template <typename V, typename D>
+struct Limits {
+  D step_size, epsilon;
+  V low, high;
+};
+template <typename T>
+using LimitsOf = Limits<accumulate_t<T>, double>;
+
+// low and high are rounded to T, which clamps its values as the doubles do.
+template <typename T>
+NS_HD LimitsOf<T> limits_of(double step_size, double epsilon, double low, double high) {
+  return {step_size, epsilon, rounded<T>(low), rounded<T>(high)};
+}
+
+template <typename V, typename D>
+NS_HD V clamped(V x, const Limits<V, D>& p) {
+  return smaller(p.high, larger(p.low, x));
+}
+
+// One step along the sign of the gradient, in stages that may be loops of their own: the step,
+template <typename T, typename V, typename D>
+NS_HD V stepped(V adversarial, V gradient, const Limits<V, D>& p) {
+  return rounded<T>(as_double(adversarial) + product(as_double(sign(gradient)), p.step_size));
+}
+// the border of the ball on the side of the step, the only one that it can cross,
+template <typename T, typename V, typename D>
+NS_HD V border_of(V stepped, V origin, const Limits<V, D>& p) {
+  return within<T>(as_double(origin), with_sign(p.epsilon, as_double(stepped - origin)));
+}
+// and the projection. NaN stays.
+template <typename V, typename D>
+NS_HD V bounded(V stepped, V border, V origin, const Limits<V, D>& p) {
+  const V kept = where_negative(stepped - origin, larger(border, stepped), smaller(border, stepped));
+  return where_nan(origin, clamped(kept, p));
+}
+
+template <typename T, typename V, typename D>
+NS_HD V project_linf(V adversarial, V gradient, V origin, const Limits<V, D>& p) {
+  const V moved = stepped<T>(adversarial, gradient, p);
+  return bounded(moved, border_of<T>(moved, origin, p), origin, p);
+}
+
+// A gradient of double is divided by its largest element first: its squares and sums could leave the range.
+template <typename T, typename D>
+NS_HD D scaled(D gradient, D peak) {
+  if constexpr (sizeof(T) == 8)
+    return gradient / peak;
+  else
+    return gradient;
+}
+
+// numerator / norm; 0 for a zero gradient, NaN where it is not finite.
+NS_HD double over_norm(double numerator, double norm) { return norm == 0 ? 0.0 : numerator / norm + (norm - norm); }
+
+// Epsilon less what sums of `count` doubles, ours and any other, may be off by in any order.
+NS_HD double reach_of(double epsilon, int64_t count) { return epsilon * (1 - double(count + 32) * 0x1p-52); }
+
+// What brings a change of this length into the ball; NaN stays.
+NS_HD double scale_to(double length, double radius) { return length <= radius ? 1.0 : radius / length; }
+
+// How far the step leads from the origin; `factor` is the step size over the norm of the gradient.
+template <typename T, typename D>
+NS_HD D change_of(D adversarial, D gradient, D origin, D peak, D factor) {
+  return (adversarial - origin) + product(scaled<T>(gradient, peak), factor);
+}
+
+// What the threshold leaves of a size; NaN stays.
+template <typename D>
+NS_HD D rest_of(D size, D threshold) {
+  return larger(size - size, size - threshold);
+}
+
+// The projection of a change: its size lowered by `threshold` (0 in the L2 ball), then scaled, rounded to T within.
+template <typename T, typename V, typename D>
+NS_HD V project_change(D change, V origin, D threshold, D scale, const Limits<V, D>& p) {
+  const D size = product(rest_of(absolute(change), threshold), scale);
+  return clamped(within<T>(as_double(origin), with_sign(size, change)), p);
+}
+
+// `factor` is 1 over the mean size of the gradient.
+template <typename T, typename D>
+NS_HD auto momentum_of(D momentum, D gradient, D decay, D peak, D factor) {
+  return rounded<T>(product(decay, momentum) + product(scaled<T>(gradient, peak), factor));
+}
+
+// Sum of what a threshold leaves, and the number of changes above it.
+struct Excess {
+  double total, count;
 };
 
-// The border of the ball is the outermost T whose distance from x, computed in double, is within epsilon.
-template <typename T>
-NS_HD T project_linf(T adversarial, T gradient, T origin, LinfStep p) {
-  const double x = to_double(origin), g = to_double(gradient);
-  const double direction = g > 0 ? 1.0 : g < 0 ? -1.0 : g;  // NaN stays NaN
-  T upper = from_double<T>(x + p.epsilon), lower = from_double<T>(x - p.epsilon);
-  upper = to_double(upper) - x > p.epsilon ? neighbour(upper, false) : upper;
-  lower = x - to_double(lower) > p.epsilon ? neighbour(lower, true) : lower;
-  double stepped = to_double(from_double<T>(to_double(adversarial) + p.step_size * direction));
-  stepped = stepped < to_double(lower) ? to_double(lower) : stepped;
-  stepped = stepped > to_double(upper) ? to_double(upper) : stepped;
-  stepped = stepped < p.low ? p.low : stepped;
-  stepped = stepped > p.high ? p.high : stepped;
-  return from_double<T>(is_nan(x) ? x : stepped);
-}
+// Newton's method from the left on the sum of rests, piecewise linear in the threshold (Michelot, JOTA 50:195, 1986):
+// it grows until the changes above it stay the same. The first excess is that of a threshold of 0.
+struct L1Search {
+  double radius, threshold = 0, above = __builtin_inf();
+  Excess now = {0, 0};
+
+  // Takes the excess at the threshold; false where that one stands.
+  NS_HD bool advance(Excess excess) {
+    now = excess;
+    const double moved = threshold + (now.total - radius) / now.count;
+    if (!(now.total > radius && now.count < above && moved > threshold && radius > 0)) return false;
+    threshold = moved;
+    above = now.count;
+    return true;
+  }
+  // Scales away what rounding left above the radius; NaN stays.
+  NS_HD double scale() const { return scale_to(now.total, radius); }
+};
 
 }  // namespace neurosens

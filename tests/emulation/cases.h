@@ -15,6 +15,8 @@ enum class Op : int64_t {
   kMeanOfNeurons,
   kTopk,
   kProject,
+  kProjectBall,
+  kMomentum,
   kRead,
   kLast,
   kIndices

@@ -7,6 +7,7 @@
 
 #include <sanitizer/asan_interface.h>
 
+#include "project_ball.cuh"
 #include "project_step.cuh"
 #include "read_bytes.cuh"
 #include "relu_tap.cuh"
@@ -100,6 +101,8 @@ Outputs run(const Case& request) {
     return v;
   };
   const size_t a = sizeof(A), t = sizeof(T), channels = size_t(shape.channels), elements = size_t(shape.elements());
+  const LimitsOf<T> limits = limits_of<T>(request.step_size, request.epsilon, request.low, request.high);
+  const StepPlan plan = step_plan(shape.samples, shape.channels * shape.positions);
   std::unique_ptr<Buffer> memory;
   switch (Op(request.op)) {
     case Op::kPairStatistics: {
@@ -175,10 +178,24 @@ Outputs run(const Case& request) {
       return {values.take(), indices.take()};
     }
     case Op::kProject: {
-      const LinfStep step = {request.step_size, request.epsilon, request.low, request.high};
       T* adversarial = inputs[0]->as<T>() + request.input[0].offset;
-      project_step(adversarial, view(1).data, view(2).data, shape.elements(), step, nullptr);
+      project_step(adversarial, view(1).data, view(2).data, shape.elements(), limits, nullptr);
       return {inputs[0]->take()};
+    }
+    case Op::kProjectBall: {
+      const auto scratch = with_scratch<StepScratch>(memory, plan);
+      const StepTensors<T> t = {inputs[0]->as<T>() + request.input[0].offset, view(1).data, view(2).data};
+      project_ball(t, scratch, plan, limits, request.argument != 0, nullptr);
+      memory->take();
+      return {inputs[0]->take()};
+    }
+    case Op::kMomentum: {
+      const auto scratch = with_scratch<StepScratch>(memory, plan);
+      const StepTensors<T> t = {inputs[0]->as<T>() + request.input[0].offset, view(2).data, view(3).data};
+      momentum_step(t, inputs[1]->as<T>() + request.input[1].offset, scratch, plan, limits,
+                    double(request.argument) / 10, nullptr);
+      memory->take();
+      return {inputs[0]->take(), inputs[1]->take()};
     }
     case Op::kRead: {
       const ReadHalf benign = {inputs[0]->as<unsigned char>(), request.input[0].bytes};

@@ -203,6 +203,21 @@ def test_project_step_of_every_layout(ops: Any, given: Given) -> None:
     assert torch.equal(ours, wanted)
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1", "momentum"])
+def test_steps_with_a_norm_of_every_layout(ops: Any, given: Given, norm: str) -> None:
+    origin, gradient = given.pair.contiguous().sigmoid(), rand(*given.pair.shape).to(given.pair.dtype)
+    ours, momentum = torch.empty_like(given.pair).copy_(origin), torch.zeros_like(given.pair)
+    wanted, expected = ours.clone(), momentum.clone()
+    if norm == "momentum":
+        ops.momentum_step_(ours, momentum, gradient, origin, 0.05, 0.1, 0.9, "linf", 0.0, 1.0)
+        reference.momentum_step_(wanted, expected, gradient, origin, 0.05, 0.1, 0.9)
+    else:
+        ops.project_step_(ours, gradient, origin, 0.3, 0.2, norm, 0.0, 1.0)
+        reference.project_step_(wanted, gradient, origin, 0.3, 0.2, norm)
+    for got, want in ((ours, wanted), (momentum, expected)):
+        torch.testing.assert_close(got, want, rtol=torch.finfo(got.dtype).eps, atol=0)
+
+
 REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("odd batch", lambda ops: ops.relu_tap(torch.ones(3, 4), "1", 1, False)),
     ("odd batch", lambda ops: ops.relu_tap_(torch.ones(3, 4), "1", 1)),
@@ -215,6 +230,9 @@ REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("adversarial", lambda ops: ops.neuron_sensitivity(torch.ones(4, 3), torch.ones(4, 3).double(), "1", 1)),
     ("grad_out", lambda ops: ops.relu_tap_backward(torch.ones(4, 3), torch.ones(4), torch.ones(4, 4), "1", 1, False)),
     ("grad must", lambda ops: ops.relu_tap_backward(torch.ones(4, 4), torch.ones(3), torch.ones(4, 4), "1", 1, False)),
+    ("norm must", lambda ops: ops.project_step_(*[torch.ones(4, 3)] * 3, 0.1, 0.1, "l3", 0.0, 1.0)),
+    ("a norm per sample", lambda ops: ops.project_step_(*[torch.ones(())] * 3, 0.1, 0.1, "l2", 0.0, 1.0)),
+    ("the only one", lambda ops: ops.momentum_step_(*[torch.ones(4, 3)] * 4, 0.1, 0.1, 1.0, "l2", 0.0, 1.0)),
     ("k must", lambda ops: ops.sns_loss(torch.ones(4, 3), torch.ones(4, 3), 4, "1", 1, None)),
     ("neurons", lambda ops: ops.sns_loss(torch.ones(4, 3), torch.ones(4, 3), 1, "1", 1, torch.ones(1))),
 ]

@@ -115,7 +115,10 @@ CPP: list[tuple[str, tuple[Any, ...], str]] = [
     ("relu_tap_", (Z[:1], "1", 1), "got an odd batch of 1"),
     ("relu_tap_backward", (Z[:, :2], Z[0, :, 0], Z, "1", 1, False), "grad_out differs from out in size at dimension 1"),
     ("topk_neurons", (Z[0, 0], 9), "k must be between 0 and 4"),
-    ("project_step_", (Z, Z, Z, 0.1, 0.1, "l1"), "norm must be"),
+    ("project_step_", (Z, Z, Z, 0.1, 0.1, "l3"), "norm must be"),
+    ("project_step_", (Z[0, 0, 0],) * 3 + (0.1, 0.1, "l1"), "a norm per sample"),
+    ("momentum_step_", (Z, Z, Z, Z, 0.1, 0.1, 1.0, "l1"), "the only one"),
+    ("momentum_step_", (Z, Z[:1], Z, Z, 0.1, 0.1, 1.0), "one shape and dtype"),
     ("project_step_", (Z, Z.double(), Z, 0.1, 0.1), "one shape and dtype"),
 ]
 

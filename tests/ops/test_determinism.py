@@ -24,6 +24,7 @@ CASES = [
     Case("odd", (3, 33, 48)),
     Case("many-columns", (2, 577, 9), memory="channels_last"),
     Case("chunks", (2, 70, 2500), memory="channels_last"),
+    Case("steps", (9, 3, 11, 11)),
 ]
 
 
@@ -57,7 +58,12 @@ def digest() -> str:
                 )
             stepped = z_adv.contiguous()
             ops.project_step_(stepped, z_adv.contiguous(), z.contiguous(), 0.01, 0.03)
-            for tensor in (*results, stepped):
+            for norm in ("l2", "l1"):
+                ops.project_step_(stepped, z_adv.contiguous(), z.contiguous(), 0.5, 0.7, norm)
+                results.append(stepped.clone())
+            momentum = z.contiguous().clone()
+            ops.momentum_step_(stepped, momentum, z_adv.contiguous(), z.contiguous(), 0.01, 0.03, 0.9)
+            for tensor in (*results, momentum, stepped):
                 total.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 

@@ -36,7 +36,8 @@ def test_opcheck(case: Case, dtype: torch.dtype, device: str) -> None:
         (OPERATORS.accumulate_pair_statistics_, (sums, maxima, z, z_adv, dim)),
         (OPERATORS.neuron_sensitivity_backward, (grad, z, z_adv, "l2", dim)),
         (OPERATORS.topk_neurons, (grad, 2)),
-        (OPERATORS.project_step_, (z.clone(), z_adv, z, 0.1, 0.2)),
+        *((OPERATORS.project_step_, (z.clone(), z_adv, z, 0.1, 0.2, norm)) for norm in ops.BALLS),
+        (OPERATORS.momentum_step_, (z.clone(), z.clone(), z_adv, z, 0.1, 0.2, 0.9)),
         (OPERATORS.read_bytes, (z.contiguous(), z_adv.contiguous())),
     ):
         torch.library.opcheck(operator.default, arguments)
@@ -75,15 +76,20 @@ def test_meta_tensors() -> None:
     assert [t.shape for t in ops.topk_neurons(torch.empty(9, device="meta"), 4)] == [(4,), (4,)]
     ops.accumulate_pair_statistics_(*new_totals(5, "meta"), z, z)
     ops.project_step_(z, z, z, 0.1, 0.1)
+    ops.momentum_step_(z, z, z, z, 0.1, 0.1, 1.0)
 
 
 def test_compile_fullgraph(device: str) -> None:
-    def step(z: Tensor, z_adv: Tensor, moved: Tensor, sums: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        z: Tensor, z_adv: Tensor, moved: Tensor, total_momentum: Tensor, sums: Tensor, maxima: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rows = ops.pair_statistics(z, z_adv)
         ops.accumulate_pair_statistics_(sums, maxima, z, z_adv)
         sensitivity = ops.neuron_sensitivity(z, z_adv, "mse")
         values, indices = ops.topk_neurons(sensitivity.detach(), 2)
         ops.project_step_(moved, z, z, 0.1, 0.2)
+        ops.project_step_(moved, z, z, 0.1, 0.2, "l1", -5.0, 5.0)
+        ops.momentum_step_(moved, total_momentum, z, z, 0.1, 0.2, 0.9, low=-5.0, high=5.0)
         loss, _, _ = ops.sns_loss(z, z_adv, 3, "l2")
         out, distances, _ = ops.relu_tap(torch.cat((z, z_adv)), "cosine")
         paired, _ = ops.paired_sensitivity(out, detach_benign=True)
@@ -97,10 +103,10 @@ def test_compile_fullgraph(device: str) -> None:
         z = torch.randn(3, 5, 9, device=device, requires_grad=True)
         z_adv = torch.randn(3, 5, 9, device=device)
         totals = new_totals(5, device)
-        moved = z_adv.clone()
-        outputs = function(z, z_adv, moved, *totals)
+        moved, momentum = z_adv.clone(), torch.zeros_like(z_adv)
+        outputs = function(z, z_adv, moved, momentum, *totals)
         outputs[0].backward()
-        results.append([*outputs, *totals, z.grad, moved])
+        results.append([*outputs, *totals, z.grad, moved, momentum])
     for plain, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, plain, rtol=0, atol=0)
 
@@ -134,7 +140,8 @@ def test_other_devices_run_the_reference() -> None:
         ("pair_statistics", (z, z_adv, 1)),
         ("accumulate_pair_statistics_", (*new_totals(3), z, z_adv, 1)),
         ("topk_neurons", (grad, 2)),
-        ("project_step_", (z_adv.clone(), z, z, 0.1, 0.2, "linf", -5.0, 5.0)),
+        *(("project_step_", (z_adv.clone(), z, z, 0.1, 0.2, norm, -5.0, 5.0)) for norm in ops.BALLS),
+        ("momentum_step_", (z_adv.clone(), z_adv.clone(), z, z, 0.1, 0.2, 0.9, "linf", -5.0, 5.0)),
     ]
     for norm in ("1", "mse", "l2", "cosine"):
         calls += [

@@ -1,0 +1,195 @@
+// Eight elements at a time, on every instruction set. Included inside that set's namespace.
+
+constexpr int kOctet = 8;
+
+template <typename A>
+struct Octet {
+  static constexpr int kCount = kOctet / kWidth<A>;
+  Vector<A> v[kCount];
+  NS_HD A lane(int i) const { return v[i / kWidth<A>].v[i % kWidth<A>]; }
+  NS_HD Octet& operator+=(const Octet& other) {
+    for (int i = 0; i < kCount; ++i) v[i] += other.v[i];
+    return *this;
+  }
+};
+using Floats = Octet<float>;
+using Doubles = Octet<double>;
+
+template <typename A, typename Op>
+NS_HD Octet<A> combined(const Octet<A>& a, const Octet<A>& b, Op op) {
+  Octet<A> result;
+  for (int i = 0; i < Octet<A>::kCount; ++i) result.v[i] = op(a.v[i], b.v[i]);
+  return result;
+}
+template <typename A>
+NS_HD Octet<A> operator+(const Octet<A>& a, const Octet<A>& b) {
+  return combined(a, b, [](auto x, auto y) { return x + y; });
+}
+template <typename A>
+NS_HD Octet<A> operator-(const Octet<A>& a, const Octet<A>& b) {
+  return combined(a, b, [](auto x, auto y) { return x - y; });
+}
+template <typename A>
+NS_HD Octet<A> product(const Octet<A>& a, const Octet<A>& b) {
+  return combined(a, b, [](auto x, auto y) { return x * y; });
+}
+template <typename A>
+NS_HD Octet<A> operator/(const Octet<A>& a, const Octet<A>& b) {
+  return combined(a, b, [](auto x, auto y) { return Vector<A>{x.v / y.v}; });
+}
+template <typename A>
+NS_HD Octet<A> larger(const Octet<A>& a, const Octet<A>& b) {
+  return combined(a, b, [](auto x, auto y) { return larger(x, y); });
+}
+#if defined(NS_AVX2)
+NS_HD VF smaller(VF a, VF b) { return {(F32)_mm256_min_ps((__m256)a.v, (__m256)b.v)}; }
+NS_HD VD smaller(VD a, VD b) { return {(F64)_mm256_min_pd((__m256d)a.v, (__m256d)b.v)}; }
+#else
+template <typename A>
+NS_HD Vector<A> smaller(Vector<A> a, Vector<A> b) {
+  return {choose(a.v, b.v, (typename Vector<A>::M)(a.v < b.v))};
+}
+#endif
+template <typename A>
+NS_HD Octet<A> smaller(const Octet<A>& a, const Octet<A>& b) {
+  return combined(a, b, [](auto x, auto y) { return smaller(x, y); });
+}
+template <typename A>
+NS_HD Octet<A> absolute(const Octet<A>& x) {
+  return combined(x, x, [](auto y, auto) { return absolute(y); });
+}
+template <typename A>
+NS_HD Octet<A> sign(const Octet<A>& x) {
+  return combined(x, x, [](auto y, auto) { return sign(y); });
+}
+template <typename A>
+NS_HD Octet<A> all_of(A x) {
+  Octet<A> result;
+  for (auto& part : result.v) part = broadcast(x);
+  return result;
+}
+template <typename A>
+NS_HD Octet<A> with_sign(const Octet<A>& size, const Octet<A>& x) {
+  using M = typename Vector<A>::M;
+  return combined(size, x, [](auto a, auto b) {
+    const M magnitude = M{} + Native<A>::kMagnitude;
+    return Vector<A>{choose(a.v, b.v, magnitude)};
+  });
+}
+template <typename A>
+NS_HD Octet<A> where_negative(const Octet<A>& x, const Octet<A>& then, const Octet<A>& otherwise) {
+  using M = typename Vector<A>::M;
+  Octet<A> result;
+  for (int i = 0; i < Octet<A>::kCount; ++i)
+    result.v[i].v = choose(then.v[i].v, otherwise.v[i].v, (M)((M)x.v[i].v < 0));
+  return result;
+}
+template <typename A>
+NS_HD Octet<A> where_nan(const Octet<A>& x, const Octet<A>& otherwise) {
+  using M = typename Vector<A>::M;
+  return combined(x, otherwise, [](auto a, auto b) { return Vector<A>{choose(a.v, b.v, (M)(a.v != a.v))}; });
+}
+
+NS_HD Doubles as_double(const Doubles& x) { return x; }
+#if defined(NS_AVX2)
+NS_HD Doubles as_double(const Floats& x) {
+  const __m256 v = (__m256)x.v[0].v;
+  return {{{(F64)_mm256_cvtps_pd(_mm256_castps256_ps128(v))}, {(F64)_mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))}}};
+}
+NS_HD Floats as_float(const Doubles& x) {
+  return {{{(F32)_mm256_set_m128(_mm256_cvtpd_ps((__m256d)x.v[1].v), _mm256_cvtpd_ps((__m256d)x.v[0].v))}}};
+}
+#else
+NS_HD Doubles as_double(const Floats& x) {
+  Doubles result;
+  for (int i = 0; i < kOctet; ++i) result.v[i / kWidth<double>].v[i % kWidth<double>] = double(x.lane(i));
+  return result;
+}
+NS_HD Floats as_float(const Doubles& x) {
+  Floats result;
+  for (int i = 0; i < kOctet; ++i) result.v[i / kWidth<float>].v[i % kWidth<float>] = float(x.lane(i));
+  return result;
+}
+#endif
+
+// Elements as the integers that their bits are: of T, in as many bits as its accumulation dtype has.
+template <typename A>
+struct Bits8 {
+  using M = typename Vector<A>::M;
+  M v[Octet<A>::kCount];
+};
+
+template <typename T, typename A = accumulate_t<T>>
+NS_HD Bits8<A> bits_of(const Octet<A>& x) {
+  Bits8<A> bits = {};
+  for (int i = 0; i < Octet<A>::kCount; ++i) {
+    auto& to = bits.v[i];
+    if constexpr (sizeof(T) == sizeof(A)) {
+      to = (typename Bits8<A>::M)x.v[i].v;
+    } else if constexpr (__is_same(T, BFloat16)) {
+      const I32 word = (I32)x.v[i].v;
+      to = ((word + 0x7fff + ((word >> 16) & 1)) >> 16) & 0xffff;
+    } else {
+#if defined(NS_AVX2)
+      const __m128i halves = _mm256_cvtps_ph((__m256)x.v[i].v, _MM_FROUND_TO_NEAREST_INT);
+      const I32 word = (I32)_mm256_cvtepu16_epi32(halves), magnitude = word & 0x7fff;
+      to = choose((word & 0x8000) | 0x7e00, word, (I32)(magnitude > 0x7c00));  // NaN: the one of from_float
+#else
+      for (int j = 0; j < kWidth<float>; ++j) to[j] = from_float<T>(x.v[i].v[j]).bits;
+#endif
+    }
+  }
+  return bits;
+}
+template <typename T, typename A = accumulate_t<T>>
+NS_HD Octet<A> value_of(const Bits8<A>& bits) {
+  Octet<A> x;
+  for (int i = 0; i < Octet<A>::kCount; ++i) {
+    const auto word = bits.v[i];
+    if constexpr (sizeof(T) == sizeof(A)) {
+      x.v[i].v = (typename Vector<A>::N)word;
+    } else if constexpr (__is_same(T, BFloat16)) {
+      x.v[i].v = (F32)(word << 16);
+    } else {
+#if defined(NS_AVX2)
+      const __m256i all = (__m256i)word;
+      const __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+      x.v[i].v = (F32)_mm256_cvtph_ps(halves);
+#else
+      for (int j = 0; j < kWidth<float>; ++j) x.v[i].v[j] = to_float(T{uint16_t(word[j])});
+#endif
+    }
+  }
+  return x;
+}
+
+template <typename T>
+NS_HD Octet<accumulate_t<T>> load_octet(const T* p) {
+  using A = accumulate_t<T>;
+  if constexpr (sizeof(T) == sizeof(A)) {
+    return load<Octet<A>>(p);
+  } else {
+    Bits8<A> bits = {};
+#if defined(NS_AVX2)
+    bits.v[0] = (I32)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+#else
+    for (int i = 0; i < kOctet; ++i) bits.v[i / kWidth<A>][i % kWidth<A>] = p[i].bits;
+#endif
+    return value_of<T>(bits);
+  }
+}
+template <typename T>
+NS_HD void store_octet(T* p, const Octet<accumulate_t<T>>& x) {
+  using A = accumulate_t<T>;
+  if constexpr (sizeof(T) == sizeof(A)) {
+    store(p, x);
+  } else {
+    const Bits8<A> bits = bits_of<T>(x);
+#if defined(NS_AVX2)
+    const __m256i all = (__m256i)bits.v[0];
+    _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+#else
+    for (int i = 0; i < kOctet; ++i) p[i].bits = uint16_t(bits.v[i / kWidth<A>][i % kWidth<A>]);
+#endif
+  }
+}
