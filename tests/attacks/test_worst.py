@@ -99,6 +99,10 @@ def test_judging() -> None:
     assert torch.equal(right, logits.argmax(1) == y)
     torch.testing.assert_close(losses, F.cross_entropy(logits, y, reduction="none"))
     assert not losses.requires_grad
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2, got 1\.\.3"):
+        judged(model, x[:3], torch.tensor([1, 2, 3]))
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2, got -1\.\.1"):
+        Worst([FGSM(model)])(x[:3], torch.tensor([1, -1, 0], dtype=torch.int32))
     with pytest.raises(ValueError, match=r"the model must return logits \[N, classes\]"):
         judged(nn.Identity(), x, y)
 
