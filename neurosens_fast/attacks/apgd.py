@@ -256,6 +256,7 @@ class APGDT(APGD):
         if not self.evaluations():
             return result
         logits = problem.engine.logits(problem.origin)
+        problem.objective.check(logits)
         ranked = logits.scatter(1, problem.labels[:, None], -torch.inf).argsort(dim=1, descending=True)
         runs = []
         for place in range(min(self.target_classes, logits.shape[1] - 1)):

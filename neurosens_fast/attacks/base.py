@@ -77,6 +77,7 @@ class Attack(ABC):
         norm: str = "linf",
         low: float = 0.0,
         high: float = 1.0,
+        /,  # a subclass that fixes one of them refuses it like any other unknown argument
         **options: Unpack[Options],
     ) -> None:
         if not isinstance(model, nn.Module):

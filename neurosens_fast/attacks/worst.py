@@ -68,6 +68,9 @@ def judged(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Te
         logits = logits_of(model(images), len(images))
     if logits is None:
         raise ValueError("the model must return logits [N, classes]; wrap it in a module that returns them")
+    least, most = (int(label) for label in labels.aminmax()) if len(labels) else (0, 0)
+    if least < 0 or most >= logits.shape[1]:
+        raise ValueError(f"labels must lie in 0..{logits.shape[1] - 1}, got {least}..{most}")
     losses = nn.functional.cross_entropy(logits.float(), labels.long(), reduction="none")
     return logits.argmax(1) == labels, losses
 

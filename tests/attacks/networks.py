@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import functools
 from typing import Any
 
 import torch
@@ -51,10 +52,15 @@ def blobs(count: int = 64, seed: int = 0) -> tuple[Tensor, Tensor]:
     return x.clamp(0, 1), y
 
 
-def trained(build: Callable[[], Any] | None = None) -> Any:
+def trained() -> Any:
     """A small network that is right on nearly all of ``blobs()``, with batch norm; in evaluation mode."""
+    return copy.deepcopy(_trained())
+
+
+@functools.cache
+def _trained() -> Any:
     torch.manual_seed(3)
-    model = build() if build else small()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3))
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     x, y = blobs(256, seed=1)
     for _ in range(30):
@@ -63,13 +69,6 @@ def trained(build: Callable[[], Any] | None = None) -> Any:
         optimizer.step()
     model.zero_grad()
     return model.eval()
-
-
-def small() -> nn.Sequential:
-    """The network of :func:`trained`, untrained."""
-    return nn.Sequential(
-        *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)),
-    )
 
 
 class Counted(nn.Module):

@@ -108,8 +108,11 @@ def test_apgd_equals_the_slow_one(norm: str, loss: Any, steps: int) -> None:
         expected.append(slow.run(start, steps)[0])
         halvings.append(tuple(slow.halvings))
     attack = APGD(model, eps, steps, norm, seed=4, loss=loss)
-    assert largest_difference(attack(x, y), torch.stack(expected)) < 1e-10
-    assert largest_difference(APGD(model, eps, steps, norm, seed=4, loss=loss, exact=True)(x, y), attack(x, y)) < 1e-10
+    tolerance = 1e-10 if loss == "ce" else 1e-7  # the gradient of a ratio cancels, and its direction shows it
+    assert largest_difference(attack(x, y), torch.stack(expected)) < tolerance
+    assert (
+        largest_difference(APGD(model, eps, steps, norm, seed=4, loss=loss, exact=True)(x, y), attack(x, y)) < tolerance
+    )
     if steps == 15:
         assert len(set(halvings)) > 1, "the samples halve at different steps"
         assert min(map(len, halvings)) < max(map(len, halvings))

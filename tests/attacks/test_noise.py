@@ -92,7 +92,7 @@ RANDOM: list[Callable[..., Attack]] = [
     lambda model, **options: APGD(model, 0.05, 6, restarts=2, **options),
     lambda model, **options: APGD(model, 0.3, 6, "l2", restarts=2, **options),
     lambda model, **options: APGDT(model, 0.05, 4, target_classes=2, **options),
-    lambda model, **options: Square(model, 0.05, 80, **options),
+    lambda model, **options: Square(model, 0.05, 70, **options),
 ]
 
 

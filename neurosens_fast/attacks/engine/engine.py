@@ -22,6 +22,7 @@ from .switches import Choice, Switches
 _TRIAL_SAMPLES = 2
 _TRIAL_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2}  # of the largest logit: folding changes the rounding
 _TRIAL_TOLERANCE_16_BITS = 0.1
+_MOST_GRAPHS = 16  # each holds the activations of a batch; attacks that drop samples go through many sizes
 _RUN_AS_THEY_ARE = ("torch._dynamo", "torch.nn.parallel", "torch.distributed")
 
 
@@ -109,6 +110,8 @@ class Engine:
             *((tensor.shape, tensor.dtype) for tensor in objective.tensors),
         )
         if key not in self._graphs:
+            if len(self._graphs) >= _MOST_GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
             try:
                 self._graphs[key] = EvaluationGraph(compute, images, objective.tensors)
             except RuntimeError as error:  # a forward that waits for the device, or allocates outside of torch

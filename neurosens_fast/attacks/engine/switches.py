@@ -66,8 +66,8 @@ def checked_switches(given: Mapping[str, Any]) -> Switches:
             raise TypeError(f"{name} must be True or False, got {value!r}")
     if not given.get("exact", False):
         return cast(Switches, {**SWITCHES, **given})
-    contradicting = [name for name, value in given.items() if name != "exact" and value]
-    if contradicting and given.get(contradicting[0]) is not torch.float32:
+    contradicting = [name for name, value in given.items() if name != "exact" and value and value is not torch.float32]
+    if contradicting:
         raise ValueError(f"exact=True turns every switch off; leave out {contradicting[0]}")
     return _EXACT
 
