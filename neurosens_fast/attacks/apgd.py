@@ -174,7 +174,9 @@ class _Ascent:
                 setattr(self, name, self.problem.taken(value, kept))
 
     def found(self) -> Found:
-        """The outcome: for samples that never fooled the model, their point of the highest loss."""
+        """The outcome: for samples that never fooled the untouched model, their point of the highest loss."""
+        if not self.attack.switches["compaction"]:
+            self.result.fooled = self.problem.confirmed(self.result.best, self.result.fooled)
         open_rows = ~self.result.fooled[self.rows]
         rows = self.rows[open_rows]
         self.result.best[rows] = self.best_point[open_rows]
@@ -182,14 +184,10 @@ class _Ascent:
         return self.result
 
     def _settle(self, logits: Tensor) -> None:
-        """Note the points that fool the model (with compaction: the untouched one, which is what drops a sample)."""
+        """Note the points that fool the model; with compaction, which drops them, the untouched one."""
         problem = self.problem
-        fooled = problem.fooled(logits)
-        if self.attack.switches["compaction"] and not problem.engine.untouched:
-            candidates = fooled.nonzero()[:, 0]
-            if len(candidates):
-                exact = problem.engine.logits(problem.taken(self.point, candidates), exact=True)
-                fooled = torch.zeros_like(fooled).scatter(0, candidates, problem.rows(candidates).fooled(exact))
+        really = self.attack.switches["compaction"]
+        fooled = problem.really_fooled(self.point, logits) if really else problem.fooled(logits)
         rows = self.rows[fooled]
         self.result.best[rows] = self.point[fooled]
         self.result.fooled[rows] = True

@@ -15,7 +15,7 @@ from neurosens_fast.capture import evaluation_mode, parameters_device
 
 from .arguments import check_choice, check_count, check_number
 from .engine import Choice, Engine, Switches, checked_switches
-from .losses import BY_NAME, NAMES, Loss, Objective, divergence
+from .losses import BY_NAME, NAMES, Loss, Objective, difference_of_logits_ratio_to, divergence
 from .noise import Noise
 from .problem import Problem
 
@@ -48,7 +48,8 @@ class Attack(ABC):
 
     ``loss`` is what the attack maximises: ``"ce"``, ``"dlr"``, ``"margin"``, ``"kl"`` (TRADES' inner loss, which
     wants a random start), or a function ``(logits, labels) -> [N]`` that grows towards the attack's aim, such as
-    :func:`~neurosens_fast.attacks.neuron_loss`. For a targeted attack the named losses change their sign.
+    :func:`~neurosens_fast.attacks.neuron_loss`. For a targeted attack the named losses lead to the label instead of
+    away from it (``"dlr"`` then needs four classes).
 
     The switches (keywords) are those of :class:`~neurosens_fast.attacks.engine.Switches`: ``exact``, ``fold``,
     ``channels_last``, ``dtype``, ``compaction``, ``graph``; :meth:`explain` tells what was used. An attack keeps its
@@ -63,6 +64,11 @@ class Attack(ABC):
     """
 
     needs_gradient = True
+    """False for black-box attacks."""
+    bounded = True
+    """False for attacks that have no ``eps``."""
+    own_rule = ""
+    """What the attack does with samples that fell, where the switch ``compaction`` does not apply to it."""
 
     def __init__(
         self,
@@ -146,7 +152,7 @@ class Attack(ABC):
             return images.clone()
         labels = labels.detach().clone().long()
         if self._engine is None or self._engine.model is not self.model:
-            self._engine = Engine(self.model, self.switches, self.attack)
+            self._engine = Engine(self.model, self.switches, self.attack, self.own_rule)
         engine = self._engine
         attached: AbstractContextManager[Any] = getattr(self.loss, "attached", lambda _: nullcontext())(self.model)
         with evaluation_mode(self.model), torch.no_grad(), attached:
@@ -162,7 +168,9 @@ class Attack(ABC):
                 f"{self.attack}: the gradient of the loss for the input is not finite; look for NaN weights or an "
                 "overflow in the model"
             )
-        return adversarial.contiguous() if images.is_contiguous() else adversarial
+        if adversarial.stride() == images.stride():
+            return adversarial
+        return torch.empty_like(images).copy_(adversarial)
 
     def noise(self, problem: Problem, purpose: int = 0) -> Noise:
         """The random streams of the samples; each ``purpose`` has its own."""
@@ -174,6 +182,8 @@ class Attack(ABC):
             return Objective(self.loss, (labels,), extremes=extremes)
         if self.loss == "kl":
             return Objective(divergence, (F.log_softmax(engine.logits(images).float(), 1),), extremes=extremes)
+        if self.loss == "dlr" and self.targeted:
+            return Objective(difference_of_logits_ratio_to, (labels,), extremes=extremes)
         return Objective(BY_NAME[self.loss], (labels,), -1.0 if self.targeted else 1.0, extremes)
 
     def _numbers(self, index: Tensor | None, count: int) -> Tensor:

@@ -33,6 +33,9 @@ class CW(Attack):
     guarantees, errors and switches. ``loss`` cannot be set. ``steps = 0`` returns the input.
     """
 
+    bounded = False
+    own_rule = "C&W goes on with samples that fell, for a smaller norm"
+
     def __init__(
         self,
         model: nn.Module,
@@ -103,6 +106,9 @@ class CW(Attack):
             fooled = self._fooled(problem, evaluation.logits)
             lengths = _squares(images.double() - problem.origin.double()).sqrt()
             closer = fooled & (lengths < norms[rows])
+            fooled &= ~closer  # the closest lie at the very border, where only the untouched model can judge
+            closer = problem.confirmed(images, closer, self._fooled)
+            fooled |= closer
             best[rows[closer]], norms[rows[closer]] = images[closer], lengths[closer]
             ever[rows] |= fooled
             if self.abort_early and step % math.ceil(self.steps / 10) == 0:
@@ -127,7 +133,7 @@ class CW(Attack):
     def _fooled(self, problem: Problem, logits: Tensor) -> Tensor:
         if not self.kappa:
             return problem.fooled(logits)
-        away = margin(logits.float(), problem.labels)
+        away = margin(logits if logits.dtype == torch.float64 else logits.float(), problem.labels)
         return -away >= self.kappa if self.targeted else away >= self.kappa
 
 

@@ -45,6 +45,15 @@ def targeted_difference_of_logits_ratio(logits: Tensor, labels: Tensor, targets:
     return (aimed - own) / (first - 0.5 * (third + fourth) + 1e-12)
 
 
+def difference_of_logits_ratio_to(logits: Tensor, targets: Tensor) -> Tensor:
+    """DLR loss ``[N]`` towards ``targets``: :func:`targeted_difference_of_logits_ratio` from the largest other class.
+
+    The untargeted form with its sign changed would not do: where the target ranks third it is -1, without a gradient.
+    """
+    first, _, third, fourth = logits.topk(4, dim=1).values.unbind(1)
+    return -margin(logits, targets) / (first - 0.5 * (third + fourth) + 1e-12)
+
+
 def divergence(logits: Tensor, log_probabilities: Tensor) -> Tensor:
     """``KL(p || q)`` ``[N]`` of the clean predictions ``p``, given by their logarithm, and those of ``logits``.
 
@@ -58,7 +67,11 @@ BY_NAME: dict[str, Loss] = {"ce": cross_entropy, "dlr": difference_of_logits_rat
 """The losses of labels; ``"kl"`` needs the clean logits too."""
 NAMES = (*BY_NAME, "kl")
 
-_LEAST_CLASSES = {difference_of_logits_ratio: 3, targeted_difference_of_logits_ratio: 4}
+_LEAST_CLASSES = {
+    difference_of_logits_ratio: 3,
+    targeted_difference_of_logits_ratio: 4,
+    difference_of_logits_ratio_to: 4,
+}
 
 
 @dataclass(frozen=True)

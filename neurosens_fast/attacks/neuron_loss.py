@@ -30,7 +30,10 @@ class NeuronLoss:
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
         """Reads the layer of ``model`` inside; ``ValueError`` if it has no such layer."""
-        module = next(iter(select_layers(model, [self.layer]).modules.values()))
+        chosen = select_layers(model, [self.layer]).modules
+        if len(chosen) != 1:
+            raise ValueError(f"{self.layer!r} chooses {len(chosen)} layers; name the one of the neuron")
+        (module,) = chosen.values()
         handle = module.register_forward_hook(self._read)
         try:
             yield
@@ -49,6 +52,10 @@ class NeuronLoss:
         if self._activation is None:
             raise ValueError(f"layer {self.layer!r} did not run in the model's forward; choose another layer")
         activation = self._activation
+        if not -activation.dim() <= self.channel_dim < activation.dim():
+            raise ValueError(
+                f"channel_dim is {self.channel_dim}, layer {self.layer!r} puts out {activation.dim()} axes"
+            )
         count = activation.shape[self.channel_dim]
         if self.neuron >= count:
             raise ValueError(f"layer {self.layer!r} has {count} neurons, got neuron {self.neuron}")

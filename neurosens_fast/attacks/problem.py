@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,6 +39,24 @@ class Problem:
         right = logits.argmax(1) == self.labels
         return right if self.targeted else ~right
 
+    def really_fooled(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Which samples fool the untouched model, ``[N]`` bool, given the ``logits`` at ``images``."""
+        return self.confirmed(images, self.fooled(logits))
+
+    def confirmed(
+        self, images: Tensor, fooled: Tensor, judge: Callable[[Problem, Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Those of the ``fooled`` samples ``[N]`` that the untouched model says are, where another stands in for it.
+
+        ``judge(problem, logits)`` tells them, by default :meth:`fooled`.
+        """
+        candidates = fooled.nonzero()[:, 0]
+        if self.engine.untouched or not len(candidates):
+            return fooled
+        logits = self.engine.logits(self.taken(images, candidates), exact=True)
+        verdict = (judge or Problem.fooled)(replace(self, labels=self.labels[candidates]), logits)
+        return torch.zeros_like(fooled).scatter(0, candidates, verdict)
+
     def rows(self, rows: Tensor) -> Problem:
         """The problem of some of the samples."""
         return replace(
@@ -54,17 +73,18 @@ class Problem:
         return some.contiguous(memory_format=self.engine.memory_format) if some.dim() == 4 else some
 
 
-def rows_to_keep(fallen: Tensor) -> Tensor | None:
+def rows_to_keep(fallen: Tensor, halving: bool | None = None) -> Tensor | None:
     """The rows to go on with, none where all have fallen; None where dropping would not repay yet.
 
-    On the CPU the batch shrinks once an eighth of it has fallen, on CUDA at halving sizes, padded with fallen samples,
-    so that one graph per size serves.
+    On the CPU the batch shrinks once an eighth of it has fallen, on CUDA (``halving``) at halving sizes, padded with
+    fallen samples, so that one graph per size serves.
     """
+    halving = fallen.is_cuda if halving is None else halving
     standing = (~fallen).nonzero()[:, 0]
     before, left = len(fallen), len(standing)
-    if left == before or (left and left > (before // 2 if fallen.is_cuda else before * 7 // 8)):
+    if left == before or (left and left > (before // 2 if halving else before * 7 // 8)):
         return None
-    if left and fallen.is_cuda:
+    if left and halving:
         size = before
         while size // 2 >= left:
             size //= 2
@@ -87,13 +107,9 @@ class Compaction:
 
         ``logits`` are those at ``images``.
         """
-        new = problem.fooled(logits) & ~self._fallen
-        candidates = new.nonzero()[:, 0]
-        if len(candidates) and not problem.engine.untouched:
-            exact = problem.engine.logits(problem.taken(images, candidates), exact=True)
-            candidates = candidates[problem.rows(candidates).fooled(exact)]
-        self._result[self._rows[candidates]] = images[candidates]
-        self._fallen[candidates] = True
+        new = problem.confirmed(images, problem.fooled(logits) & ~self._fallen).nonzero()[:, 0]
+        self._result[self._rows[new]] = images[new]
+        self._fallen[new] = True
         kept = rows_to_keep(self._fallen)
         if kept is None:
             return problem, images, state

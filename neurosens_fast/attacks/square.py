@@ -32,6 +32,7 @@ class Square(Attack):
     """
 
     needs_gradient = False
+    own_rule = "Square asks no more about samples that fell"
 
     def __init__(
         self,
@@ -95,12 +96,7 @@ class Square(Attack):
         logits = problem.engine.logits(images)
         problem.objective.check(logits)
         away = margin(logits.float() if logits.dtype != torch.float64 else logits, problem.labels)
-        fallen = problem.fooled(logits)
-        candidates = fallen.nonzero()[:, 0]
-        if len(candidates) and not problem.engine.untouched:
-            exact = problem.engine.logits(problem.taken(images, candidates), exact=True)
-            fallen = torch.zeros_like(fallen).scatter(0, candidates, problem.rows(candidates).fooled(exact))
-        return away if self.targeted else -away, fallen
+        return away if self.targeted else -away, problem.really_fooled(images, logits)
 
     def _stripes(self, problem: Problem, noise: Noise, image: tuple[int, int, int]) -> Tensor:
         channels, _, width = image

@@ -109,7 +109,7 @@ class _Run:
     def add(self, inputs: Inputs, labels: Tensor) -> None:
         """Attack one batch and add it to the totals."""
         pairs, first = len(labels), not self.samples
-        adversarial = self.setting.attacked(self.attack, inputs, labels)
+        adversarial = self.setting.attacked(self.attack, inputs, labels, self.samples)
         if first and self.verify:
             self._verify(inputs)
         self.taps.pairs = pairs

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from neurosens_fast.attacks import Attack, Worst
 from neurosens_fast.capture import (
     Inputs,
     batch_length,
@@ -79,10 +80,16 @@ class Setting:
                 "device that the model wants (model.double() for float64), and any number of them must do"
             ) from error
 
-    def attacked(self, attack: AttackCallable, inputs: Inputs, labels: Tensor) -> Inputs:
-        """What ``attack`` makes of copies of a batch, without gradients; ``TypeError`` if that is no such batch."""
+    def attacked(self, attack: AttackCallable, inputs: Inputs, labels: Tensor, first: int) -> Inputs:
+        """What ``attack`` makes of copies of a batch, without gradients; ``TypeError`` if that is no such batch.
+
+        ``first`` is the number of the batch's first sample within the data, which decides its random numbers.
+        """
         copies = mapped(inputs, lambda leaf: leaf.detach().clone())
-        adversarial = attack(copies, labels.clone())
+        if isinstance(attack, Attack | Worst) and isinstance(copies, Tensor):
+            adversarial: Any = attack(copies, labels.clone(), torch.arange(first, first + len(labels)))
+        else:
+            adversarial = attack(copies, labels.clone())
         try:
             result = mapped(adversarial, Tensor.detach)
         except TypeError as error:

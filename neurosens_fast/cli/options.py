@@ -17,6 +17,7 @@ from .parsing import fraction, seed_number
 
 MODELS = "digits-cnn, mnist-cnn, cifar-resnet18, torchvision:NAME, timm:NAME, or file.py:function"
 DATA = "digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, imagefolder:DIR[@SIZE], or file.py:function"
+ATTACK_NAMES = "pgd, fgsm, ffgsm, bim, mifgsm, apgd-ce, apgd-dlr, apgd-t, cw, square"
 GROUPS = "activations, convolutions, linear, norms, blocks, all"
 
 Traceback = Annotated[
@@ -107,7 +108,7 @@ class AttackOptions:
         str,
         typer.Option(
             metavar="ATTACK",
-            help="pgd, fgsm, none (inputs unchanged), or file.py:function, which takes the model and returns a "
+            help=f"{ATTACK_NAMES}, none (inputs unchanged), or file.py:function, which takes the model and returns a "
             "callable (x, y) -> x_adv.",
             rich_help_panel="Attack",
         ),
@@ -124,17 +125,26 @@ class AttackOptions:
     alpha: Annotated[
         float | None,
         typer.Option(
-            parser=fraction, metavar="NUMBER", help="Step of pgd. Default: 2.5 eps / steps.", rich_help_panel="Attack"
+            parser=fraction,
+            metavar="NUMBER",
+            help="Step of pgd, bim, mifgsm and ffgsm. Default: 2.5 eps / steps, 1.25 eps for ffgsm.",
+            rich_help_panel="Attack",
         ),
     ] = None
     steps: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Steps of pgd. Default: 10.", rich_help_panel="Attack")
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Steps of iterative attacks. Default: 10, 100 for apgd and cw.",
+            rich_help_panel="Attack",
+        ),
     ] = None
     norm: Annotated[
         Literal["linf", "l2", "l1"] | None,
         typer.Option(
             metavar="NAME",
-            help="Ball of pgd that eps measures: linf, l2 or l1. Default: linf.",
+            help="Ball of pgd (linf, l2, l1) or apgd (linf, l2) that eps measures. Default: linf.",
             rich_help_panel="Attack",
         ),
     ] = None
@@ -145,6 +155,10 @@ class AttackOptions:
             help="Begin pgd at a random point of the ball, or at the input. Default: random.",
             rich_help_panel="Attack",
         ),
+    ] = None
+    queries: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Queries of square. Default: 5000.", rich_help_panel="Attack"),
     ] = None
 
 

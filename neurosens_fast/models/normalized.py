@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from neurosens_fast.support.messages import did_you_mean
 
@@ -16,6 +16,17 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "mnist": ((0.1307,), (0.3081,)),
 }
 """Name -> mean and standard deviation per channel of the training images in [0, 1], as they are in general use."""
+
+
+def _normalize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    channels = mean.numel()
+    if x.dim() < 2 or channels not in (1, x.shape[1]):
+        raise ValueError(f"mean and std hold {channels} channels, the input is {list(x.shape)}")
+    shape = (1, -1, *(1,) * (x.dim() - 2))
+    return (x - mean.to(x.dtype).view(shape)) / std.to(x.dtype).view(shape)
+
+
+fx.wrap("_normalize")  # torch.fx takes it as one step: it could not trace the check of the shape
 
 
 class Normalized(nn.Module):
@@ -44,11 +55,7 @@ class Normalized(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """The model's output for the normalised ``x`` ``[N, C, *S]``; ``ValueError`` for another number of channels."""
-        channels = self.mean.numel()
-        if x.dim() < 2 or channels not in (1, x.shape[1]):
-            raise ValueError(f"mean and std hold {channels} channels, the input is {list(x.shape)}")
-        shape = (1, -1, *(1,) * (x.dim() - 2))
-        return self.model((x - self.mean.to(x.dtype).view(shape)) / self.std.to(x.dtype).view(shape))
+        return self.model(_normalize(x, self.mean, self.std))
 
 
 def normalized(model: nn.Module, text: str) -> Normalized:

@@ -27,6 +27,11 @@ class _Hook:
     def __reduce__(self) -> Any:
         return _inert, ()
 
+    @property
+    def idle(self) -> bool:
+        """Whether it would do nothing in a forward now, so that an attack may leave it out."""
+        return not self.recorder.collecting
+
     def foreign(self, module: nn.Module) -> bool:
         """Whether ``module`` only shares the hooks of the module that was hooked."""
         if module is self.module:
@@ -40,6 +45,9 @@ class _Hook:
 
 def _nothing(*_: Any) -> None:
     pass
+
+
+_nothing.idle = True  # type: ignore[attr-defined]
 
 
 def _inert() -> Any:

@@ -126,11 +126,20 @@ def test_seed_decides_the_random_start(norm: str) -> None:
     assert torch.equal(first, attack(x, y))
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(first, PGD(model, seed=4, steps=1, norm=norm)(x, y))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_without_a_seed_a_generator_or_the_global_one_decides(norm: str) -> None:
+    model, (x, y) = classifier(), samples()
     drawn = PGD(model, generator=torch.Generator().manual_seed(3), steps=1, norm=norm)
-    assert torch.equal(first, drawn(x, y))
+    state = torch.get_rng_state()
+    first = drawn(x, y)
+    assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(first, drawn(x, y)), "a generator moves on"
     torch.manual_seed(3)
-    assert torch.equal(first, PGD(model, steps=1, norm=norm)(x, y)), "without either, torch.manual_seed decides"
+    attack = PGD(model, steps=1, norm=norm)
+    assert torch.equal(first, attack(x, y)), "without either, torch.manual_seed decides"
+    assert not torch.equal(first, attack(x, y))
 
 
 def sort_based_l1(change: Tensor, radius: float) -> Tensor:
@@ -161,7 +170,7 @@ def test_pgd_l1_equals_a_naive_one(sparsity: float) -> None:
 
 
 def test_a_sparsity_of_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="sparsity must be below 1, got 1"):
+    with pytest.raises(ValueError, match="sparsity is the share of elements left out and must be below 1, got 1"):
         PGD(classifier(), norm="l1", sparsity=1)
 
 

@@ -9,6 +9,7 @@ import typer
 from neurosens_fast.attacks.base import NORMS
 from neurosens_fast.capture import LAYER_GROUPS
 from neurosens_fast.cli import app
+from neurosens_fast.cli.attacks import ATTACKS
 from neurosens_fast.data import data_names
 from neurosens_fast.models import NORMALIZATIONS, model_names
 
@@ -23,7 +24,7 @@ def words(text: str) -> str:
 
 
 def test_commands() -> None:
-    assert list(COMMANDS) == ["demo", "audit", "show", "layers", "mask", "env"]
+    assert list(COMMANDS) == ["demo", "audit", "show", "layers", "mask", "attack", "env"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -42,18 +43,17 @@ def test_every_option_is_explained(name: str, run: Run) -> None:
     assert run(name, "-h") == result
 
 
-@pytest.mark.parametrize("name", ["audit", "mask", "layers"])
+@pytest.mark.parametrize("name", ["audit", "mask", "attack", "layers"])
 def test_names_are_listed(name: str, run: Run) -> None:
     text = words(run(name, "--help").out)
     known = [*model_names(), *NORMALIZATIONS]
+    if name in ("audit", "mask"):
+        known += LAYER_GROUPS
     if name != "layers":
         known += [
             *data_names(),
-            *LAYER_GROUPS,
             *NORMS,
-            "pgd",
-            "fgsm",
-            "none",
+            *ATTACKS,
             "bfloat16",
             "float16",
             "float32",

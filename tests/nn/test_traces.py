@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from neurosens_fast.attacks import PGD
 from neurosens_fast.nn import SNSLoss, tap
 from tests.capture.test_taps import NoWaiting
 
@@ -244,3 +245,20 @@ def test_a_model_that_moves_takes_choice_and_flags_along() -> None:
     with sns.pairs():
         model(x.to("meta"))
     assert sns.loss().device.type == "meta"
+
+
+def test_attacks_fold_around_a_loss_that_does_not_collect() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
+    sns = SNSLoss(model, k=1)
+    x, y = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    attack = PGD(model, steps=2, random_start=False)
+    x_adv = attack(x, y)
+    assert "fold: yes" in attack.explain()
+    with pytest.raises(RuntimeError, match="called twice inside one pairs"), sns.pairs():
+        attack(x, y)  # inside, its hooks are seen: nothing is measured without a word
+    exact = PGD(model, steps=2, random_start=False, exact=True)(x, y)
+    torch.testing.assert_close(x_adv, exact, rtol=0, atol=1e-6)
+    with sns.pairs():
+        model(torch.cat([x, x_adv]))
+    assert sns.loss() > 0

@@ -14,8 +14,9 @@ from neurosens_fast.attacks.losses import Objective
 from neurosens_fast.capture import logits_of
 from neurosens_fast.support.messages import one_line
 
-from .fold import NotTraced, PrivateCopy, fingerprint, has_hooks
+from .fold import NotTraced, PrivateCopy, has_hooks, is_special
 from .graphs import EvaluationGraph
+from .shadow import fingerprint
 from .switches import Choice, Switches
 
 _TRIAL_SAMPLES = 2
@@ -35,34 +36,44 @@ class Evaluation(NamedTuple):
     logits: Tensor
 
 
+def memory_format_of(images: Tensor) -> torch.memory_format:
+    """The memory format that ``images`` have, or would have as a dense tensor."""
+    last = images.dim() == 4 and not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
 class Engine:
-    """Runs ``model`` for an attack named ``name``. Kept by the attack, it keeps a private copy and CUDA graphs.
+    """Runs ``model`` for an attack named ``name``, whose ``own_rule`` may replace compaction.
+
+    Kept by the attack, it keeps a private copy and CUDA graphs.
 
     :meth:`begin` prepares a call; within it the model is in evaluation mode. Nothing is ever written to the model.
     """
 
-    def __init__(self, model: nn.Module, switches: Switches, name: str) -> None:
-        self.model, self.switches, self.name = model, switches, name
+    def __init__(self, model: nn.Module, switches: Switches, name: str, own_rule: str = "") -> None:
+        self.model, self.switches, self.name, self.own_rule = model, switches, name, own_rule
         self.choices: list[Choice] = []
         self._run: Callable[[Tensor], Any] = model
         self._private: PrivateCopy | None = None
         self._print: tuple[Any, ...] | None = None
-        self._problem = ""
+        self._problem = self._not_traced = ""
         self._graphs: dict[tuple[Any, ...], EvaluationGraph] = {}
         self._use_graph = False
+        self._dtype: torch.dtype | None = None
         self.memory_format: torch.memory_format = torch.contiguous_format
 
     def begin(self, images: Tensor, evaluations: int, named_loss: bool) -> None:
         """Choose how to run for ``images``, with ``evaluations`` forwards ahead; ``choices`` says what and why."""
         self.choices = []
-        self._run, self.memory_format = self.model, torch.contiguous_format
+        self._run, self.memory_format = self.model, memory_format_of(images)
+        self._dtype = self._dtype_for(images)
         wanted = self.switches
         spatial = images.dim() == 4 and images.shape[1] >= 3
         private = None
         if not wanted["exact"] and (wanted["fold"] or wanted["channels_last"] or wanted["dtype"]):
             private = self._prepared(images, evaluations, spatial)
         if private is not None:
-            self._run = private.module
+            self._run = private.run
             if wanted["channels_last"] and spatial and private.convolutions:
                 self.memory_format = torch.channels_last
         self._record(private, images, evaluations, spatial)
@@ -109,9 +120,10 @@ class Engine:
 
     # --- how one call runs --------------------------------------------------------------------------------
 
-    @property
-    def _dtype(self) -> torch.dtype | None:
-        return self.switches["dtype"] if self.switches["dtype"] is not torch.float32 else None
+    def _dtype_for(self, images: Tensor) -> torch.dtype | None:
+        """The dtype that autocast brings the model to; it leaves float64 alone."""
+        wanted = self.switches["dtype"]
+        return None if wanted is torch.float32 or images.dtype == torch.float64 else wanted
 
     def _autocast(self, images: Tensor) -> AbstractContextManager[Any]:
         if self._dtype is None:
@@ -155,18 +167,23 @@ class Engine:
         if evaluations < 2:
             self._problem = "a single pass would not repay the copy"
             return None
-        now = (fingerprint(model), spatial)
+        now = self._fingerprint(images)
         if now != self._print:
-            self._private, self._problem, self._graphs = None, "", {}
+            self._private, self._not_traced, self._graphs = None, "", {}
             self._print = now
             try:
                 self._private = self._traced(model, images, spatial)
             except NotTraced as reason:
-                self._problem = str(reason)
-            self._print = (fingerprint(model), spatial)  # a forward may change attributes of its module
+                self._not_traced = str(reason)
+            self._print = self._fingerprint(images)  # a forward may change attributes of its module
         elif self._private is not None:
             self._private.refresh()
+        self._problem = self._not_traced
         return self._private
+
+    def _fingerprint(self, images: Tensor) -> tuple[Any, ...]:
+        # The number of axes too: batch norm behind a linear layer can be folded for [N, F], not for [N, L, F].
+        return fingerprint(self.model, is_special), images.dim(), images.shape[1] >= 3, self._dtype_for(images)
 
     def _traced(self, model: nn.Module, images: Tensor, spatial: bool) -> PrivateCopy:
         wanted = self.switches
@@ -178,7 +195,10 @@ class Engine:
         with torch.no_grad():
             theirs = self._logits(model, few)
             try:
-                ours = self._logits(wide.module, few)
+                with wide.checked():
+                    ours = self._logits(wide.run, few)
+            except NotTraced:
+                raise
             except Exception as error:  # whatever a traced graph raises
                 raise NotTraced(f"the traced copy fails ({one_line(error, 90)})") from error
         # NaN in both is the model's own affair, and is reported as such later.
@@ -217,12 +237,15 @@ class Engine:
         note(
             *("dtype", self._dtype is not None),
             f"the model runs in {str(self._dtype)[6:]}, perturbation and loss in {str(images.dtype)[6:]}",
-            off if exact else f"the model runs in the dtype of the images, {str(images.dtype)[6:]}",
+            off
+            if exact
+            else f"the model runs in the dtype of the images, {str(images.dtype)[6:]}"
+            + (", which autocast leaves alone" if wanted["dtype"] is torch.bfloat16 else ""),
         )
         note(
-            *("compaction", wanted["compaction"]),
+            *("compaction", wanted["compaction"] and not self.own_rule),
             "samples that fell are dropped" + (", at halving sizes" if images.is_cuda else ""),
-            off if exact else "every sample gets all steps (compaction=False)",
+            self.own_rule or (off if exact else "every sample gets all steps (compaction=False)"),
         )
 
     def _choose_graph(self, images: Tensor, named_loss: bool) -> None:

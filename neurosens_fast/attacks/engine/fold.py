@@ -7,14 +7,21 @@ the model's at every call of an attack, into the same memory, so that CUDA graph
 from __future__ import annotations
 
 import copy
+import random
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from neurosens_fast.support.messages import one_line
+
+from .shadow import fingerprint, shadow
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 FOLDABLE: tuple[type[nn.Module], ...] = (*CONVOLUTIONS, nn.Linear)
@@ -28,15 +35,68 @@ class NotTraced(Exception):
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether ``module`` itself carries a hook or a parametrisation, whose effect a copy would lose."""
-    return any(getattr(module, name, None) for name in _HOOKS) or parametrize.is_parametrized(module)
+    """Whether ``module`` itself carries a hook or a parametrisation, whose effect a copy would lose.
+
+    A hook whose attribute ``idle`` is true, such as those of an SNSLoss outside of its contexts, has none.
+    """
+    hooks = (hook for name in _HOOKS for hook in getattr(module, name, {}).values())
+    return any(not getattr(hook, "idle", False) for hook in hooks) or parametrize.is_parametrized(module)
+
+
+def is_special(module: nn.Module) -> bool:
+    """Whether ``module`` must run as it is: it has hooks, a forward of its own, or is compiled."""
+    own = vars(module)
+    return (
+        has_hooks(module)
+        or isinstance(module, torch.jit.ScriptModule)
+        or "forward" in own
+        or own.get("_compiled_call_impl") is not None
+    )
 
 
 class _Tracer(fx.Tracer):
-    """Goes into modules as usual, but not into those that carry hooks."""
+    """Goes into modules as usual, but not into special ones; buffers are read at every run."""
+
+    proxy_buffer_attributes = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
+        return is_special(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Root(nn.Module):
+    """Calls the model with its images alone, so that optional arguments keep their defaults in a trace."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Any:
+        """The model's output."""
+        return self.model(images)
+
+
+def _traced(model: nn.Module) -> tuple[fx.Graph, nn.Module]:
+    """The graph of ``model`` behind :class:`_Root`, and the module that holds its tensors; no trace on the model."""
+    stand_in = shadow(model, is_special)
+    before = fingerprint(stand_in, is_special)
+    states: tuple[Any, ...] = torch.get_rng_state(), random.getstate(), numpy.random.get_state()  # noqa: NPY002
+    root = _Root(stand_in)
+    try:
+        graph = _Tracer().trace(root)
+    except Exception as error:  # whatever a model's forward raises on torch.fx proxies
+        raise NotTraced(f"torch.fx cannot trace the model ({one_line(error, 90)})") from error
+    finally:
+        now: Any = numpy.random.get_state()  # noqa: NPY002
+        drawn = not torch.equal(torch.get_rng_state(), states[0]) or random.getstate() != states[1]
+        drawn |= now[2] != states[2][2] or not numpy.array_equal(now[1], states[2][1])
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        numpy.random.set_state(states[2])  # noqa: NPY002
+    if drawn:
+        raise NotTraced("the forward draws random numbers")
+    if fingerprint(stand_in, is_special) != before:
+        raise NotTraced("the forward changes attributes of its modules")
+    return graph, root
 
 
 @dataclass
@@ -57,21 +117,20 @@ class PrivateCopy:
     def __init__(self, model: nn.Module, fold: bool, channels_last: bool, dtype: torch.dtype | None) -> None:
         if has_hooks(model):
             raise NotTraced("the model itself carries hooks")
+        if is_special(model):
+            raise NotTraced("the model itself is compiled or has a forward of its own instance")
         if nn.modules.module._has_any_global_hook():
             raise NotTraced("hooks on all modules are set")
-        try:
-            graph = _Tracer().trace(model)
-        except Exception as error:  # whatever a model's forward raises on torch.fx proxies
-            raise NotTraced(f"torch.fx cannot trace the model ({one_line(error, 90)})") from error
+        graph, traced = _traced(model)
         self._format = torch.channels_last if channels_last else torch.preserve_format
         self._dtype = dtype
         self._pairs: list[_Folded] = []
-        modules = dict(model.named_modules(remove_duplicate=False))
+        modules = dict(_Root(model).named_modules(remove_duplicate=False))
         root: dict[str, Any] = {}
         self._place_layers(graph, modules, root, fold)
         for node in graph.nodes:
             if node.op == "get_attr":
-                root[node.target] = _attribute(model, node.target).detach()
+                root[node.target] = _attribute(traced, node.target).detach()
         self.module = fx.GraphModule(root, graph)
         self.folded = sum(pair.norm is not None for pair in self._pairs)
         self.convolutions = sum(isinstance(pair.copy, nn.Conv2d) for pair in self._pairs)
@@ -80,7 +139,7 @@ class PrivateCopy:
         calls = [node for node in graph.nodes if node.op == "call_module"]
         for number, node in enumerate(calls):
             module = modules[str(node.target)]
-            if type(module) not in FOLDABLE or has_hooks(module) or "forward" in vars(module):
+            if type(module) not in FOLDABLE or is_special(module):
                 continue
             norm_node = _norm_behind(node, modules) if fold else None
             norm = None if norm_node is None else modules[str(norm_node.target)]
@@ -96,6 +155,25 @@ class PrivateCopy:
             if node.op == "call_module" and node.target not in root:
                 root[node.target] = _without_gradients(modules[node.target])
 
+    def run(self, images: Tensor) -> Any:
+        """The copy's output; not by its ``__call__``, which prints where a traced line fails."""
+        return self.module.forward(images)
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Inside, :meth:`run` raises :class:`NotTraced` where a folded norm works on another axis than its layer."""
+
+        def check(module: Any, inputs: Any, output: Tensor) -> None:
+            if output.dim() != module.weight.dim():  # [N, L, F]: batch norm takes the second axis, linear the last
+                raise NotTraced("a batch norm normalises another axis than the layer before it puts out")
+
+        handles = [pair.copy.register_forward_hook(check) for pair in self._pairs if pair.norm is not None]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Compute the copy's tensors from the model's present ones."""
@@ -108,24 +186,6 @@ class PrivateCopy:
                 _put(pair.copy, "bias", bias if self._dtype is None else bias.to(self._dtype))
 
 
-def fingerprint(model: nn.Module) -> tuple[Any, ...]:
-    """What a trace depends on: modules, hooks, plain attributes, where tensors lie. While it is equal, it holds."""
-    plain = (int, float, str, bool, tuple, type(None))
-    return tuple(
-        (
-            name,
-            id(module),
-            has_hooks(module),
-            tuple((key, value) for key, value in vars(module).items() if isinstance(value, plain)),
-            tuple(
-                (key, value is not None and (id(value), value.data_ptr(), value.dtype))
-                for key, value in (*module._parameters.items(), *module._buffers.items())
-            ),
-        )
-        for name, module in model.named_modules(remove_duplicate=False)
-    )
-
-
 def _norm_behind(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     """The batch norm that alone uses what ``node`` puts out, and can be folded."""
     if len(node.users) != 1:
@@ -135,7 +195,7 @@ def _norm_behind(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None
         return None
     norm = modules[str(user.target)]
     statistics: Any = getattr(norm, "running_mean", None)
-    if type(norm) not in NORMS or has_hooks(norm) or statistics is None:
+    if type(norm) not in NORMS or is_special(norm) or statistics is None:
         return None
     layer: Any = modules[str(node.target)]
     if isinstance(layer, nn.Linear) and not isinstance(norm, nn.BatchNorm1d):
@@ -162,9 +222,17 @@ def _folded_tensors(layer: Any, norm: Any) -> tuple[Tensor, Tensor | None]:
 
 def _blank(layer: nn.Module) -> nn.Module:
     """A layer of the same settings that has no tensors yet."""
-    blank = copy.copy(layer)
+    blank = _without_hooks(layer)
     blank._parameters = dict.fromkeys(("weight", "bias"))
     return blank
+
+
+def _without_hooks(module: nn.Module) -> nn.Module:
+    """A shallow copy whose own hooks, idle ones, are gone."""
+    bare = copy.copy(module)
+    for name in _HOOKS:
+        setattr(bare, name, OrderedDict())
+    return bare
 
 
 def _put(module: nn.Module, name: str, value: Tensor) -> None:
@@ -176,12 +244,12 @@ def _put(module: nn.Module, name: str, value: Tensor) -> None:
 
 
 def _without_gradients(module: nn.Module) -> nn.Module:
-    """``module`` as it is if it has hooks or no tensors; else one that shares its tensors, without their gradients."""
-    if has_hooks(module) or any(has_hooks(inner) for inner in module.modules()):
+    """``module`` if it is special or has no tensors; else one that shares its tensors, without their gradients."""
+    if any(is_special(inner) for inner in module.modules()):
         return module
     if next(module.parameters(), None) is None:
         return module
-    shared = copy.copy(module)
+    shared = _without_hooks(module)
     shared._parameters = {
         name: None if value is None else nn.Parameter(value.detach(), requires_grad=False)
         for name, value in module._parameters.items()

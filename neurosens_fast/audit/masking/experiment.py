@@ -196,7 +196,7 @@ class _Run:
 
     def _attacked(self, inputs: Inputs, labels: Tensor) -> Inputs:
         applied = self._hooks.applied
-        adversarial = self.setting.attacked(self.attack, inputs, labels)
+        adversarial = self.setting.attacked(self.attack, inputs, labels, self.samples)
         if self.adaptive and self._hooks.active and self._hooks.applied == applied:
             raise ValueError(f"the attack ran no masked layer, so it cannot adapt to the masks; {ADAPTIVE_MEND}")
         return adversarial
