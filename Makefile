@@ -16,7 +16,7 @@ FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build install test test-oldest bench lint format cuda-compile package env \
+.PHONY: help demo build install test test-oldest test-peer bench lint format cuda-compile package env \
         gpu gpu-build gpu-test gpu-sanitize gpu-bench clean distclean FORCE
 
 help:  ## list the targets
@@ -58,6 +58,14 @@ env: install  ## print what a bug report needs
 
 test: install  ## the fast tests
 	$(BIN)/python -m pytest -q -m '$(FAST)' $(PYTEST_FLAGS)
+
+$(VENV)/.peers: $(VENV)/.installed constraints-peers.txt
+	@echo 'installing torchattacks, foolbox and pyautoattack into $(VENV)'
+	$(BIN)/python $(PIP) --no-deps -r constraints-peers.txt
+	@touch $@
+
+test-peer: install $(VENV)/.peers  ## the attacks against torchattacks, foolbox and AutoAttack
+	$(BIN)/python -m pytest -q -m peer $(PYTEST_FLAGS)
 
 bench: install  ## the benchmarks
 	$(BIN)/python -m pytest benchmarks $(PYTEST_FLAGS)

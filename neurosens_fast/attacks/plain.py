@@ -26,7 +26,9 @@ def step_(
         moved = adversarial + step_size * gradient.sign()
         change = (moved - origin).clamp(-epsilon, epsilon)
     else:
-        change = adversarial + step_size * gradient / (_lengths(gradient) + 1e-10) - origin
+        # As foolbox does it; torchattacks adds 1e-10 to a length that shrinks with the batch size.
+        direction = gradient * (1 / _lengths(gradient).clamp(min=1e-12))
+        change = adversarial + step_size * direction - origin
         change = change * (epsilon / _lengths(change)).clamp(max=1)
     adversarial.copy_((origin + change).clamp(low, high))
 
@@ -38,5 +40,7 @@ def add_momentum_(momentum: Tensor, gradient: Tensor, decay: float) -> None:
     momentum.copy_(gradient / means + momentum * decay)
 
 
-def _lengths(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows.flatten(1), dim=1).view(-1, *(1,) * (rows.dim() - 1))
+def _lengths(images: Tensor) -> Tensor:
+    """L2 norm per sample, added up as foolbox does, in float32 or wider: 16 bits would not hold the bound above."""
+    rows = images.flatten(1) if images.dtype == torch.float64 else images.flatten(1).float()
+    return rows.square().sum(1).sqrt().view(-1, *(1,) * (images.dim() - 1))

@@ -67,10 +67,10 @@ def pinned(name: str) -> dict[str, str]:
 
 
 def test_constraints_hold_names_and_versions_only() -> None:
-    for name in ("constraints.txt", "constraints-oldest.txt"):
+    for name in ("constraints.txt", "constraints-oldest.txt", "constraints-peers.txt"):
         for package, version in pinned(name).items():
             assert re.fullmatch(r"[A-Za-z0-9_.-]+", package)
-            assert re.fullmatch(r"\d[0-9.]*", version)
+            assert re.fullmatch(r"\d[0-9.]*(\.post\d+)?", version)
     assert pinned("constraints-oldest.txt")["torch"] == "2.11.0"
 
 
