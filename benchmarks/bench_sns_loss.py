@@ -1,8 +1,9 @@
 """The SNS loss of one layer, forward and backward, against eager PyTorch, torch.compile and plain memory traffic.
 
 Byte model, both halves holding B bytes in all: the forward reads B. The backward writes B, zeros for all but the
-chosen neurons (k = 10 %), of which it reads 0.1 B, and is timed beside filling two new tensors of that size with zeros:
-on the CPU most of the time of either is the system handing out fresh memory.
+chosen neurons (k = 10 %), of which it reads 0.1 B, and is timed beside filling two new tensors of that size with zeros.
+On the CPU most of the time of either is the system handing out fresh memory. Forward and backward are timed once more
+with a consumer of the gradients, which would pay for pages that the backward left untouched.
 ``NEUROSENS_FAST_BENCH_COMPILE=0`` leaves torch.compile out.
 """
 
@@ -32,6 +33,17 @@ def step(loss: Loss, z: Tensor, z_adv: Tensor) -> tuple[Tensor, ...]:
     """Loss and gradients of one layer."""
     value = loss(z, z_adv)
     return value, *torch.autograd.grad(value, (z, z_adv))
+
+
+def consumed(loss: Loss, z: Tensor, z_adv: Tensor) -> Tensor:
+    """The same, its gradients read whole and one of them added to in place, as autograd adds a second gradient."""
+    _, grad, grad_adv = step(loss, z, z_adv)
+    return grad.add_(grad_adv)
+
+
+def milliseconds(times: list[float]) -> str:
+    """Median and worst."""
+    return f"{statistics.median(times) * 1e3:.1f} / {max(times) * 1e3:.0f}"
 
 
 # The other norms on one shape.
@@ -70,6 +82,8 @@ def bench_sns_loss(
         "zeros": lambda: (torch.zeros_like(z), torch.zeros_like(z_adv)),
         "backward": lambda: torch.autograd.grad(kept, (z, z_adv), retain_graph=True),
         "eager": partial(step, plain, z, z_adv),
+        "consumed": partial(consumed, fused, z, z_adv),
+        "eager_consumed": partial(consumed, plain, z, z_adv),
     }
     if COMPILE:
         torch._dynamo.reset()
@@ -77,6 +91,7 @@ def bench_sns_loss(
     times = run_interleaved(benchmark, partial(step, fused, z, z_adv), others, device, seconds=5.0)
     moved = 2 * z.numel() * z.element_size()
     faster = {name: ratio(times[name], times["ours"]) for name in ("eager", "compiled") if name in times}
+    used = ratio(times["eager_consumed"], times["consumed"])
     forward, backward = ratio(times["forward"], times["read"]), ratio(times["backward"], times["zeros"])
     benchmark.extra_info.update(
         bytes=moved,
@@ -96,7 +111,9 @@ def bench_sns_loss(
             "forward / plain read": str(forward),
             "backward ms": f"{statistics.median(times['backward']) * 1e3:.2f}",
             "backward / zeros": str(backward),
+            "both ms, median / worst": milliseconds(times["ours"]),
             "both: times faster than eager": str(faster["eager"]),
-            "both: times faster than torch.compile": str(faster.get("compiled", "not run")),
+            "than torch.compile": str(faster.get("compiled", "not run")),
+            "both and a consumer: times faster than eager": str(used),
         },
     )

@@ -80,6 +80,8 @@ class GradientWriter {
         distance_(distance),
         detached_(benign.detached),
         detached_adv_(adversarial.detached),
+        done_(benign.zero && !benign.base),
+        done_adv_(adversarial.zero && !adversarial.base),
         tiles_(pair),
         kernels_(kernels_for<T>(kernels())),
         z_(pair.benign, rows_),
@@ -124,9 +126,9 @@ class GradientWriter {
             detached_adv_ ? nullptr : grad_adv_.at(n, c, i)};
   }
   void write_base(int64_t n, int64_t c, int64_t i, int64_t count, bool all) const {
-    if (T* grad = grad_.at(n, c, i); grad && (all || detached_))
+    if (T* grad = grad_.at(n, c, i); grad && !done_ && (all || detached_))
       kernels_.base_gradient(z_.at(n, c, i), base_.at(n, c, i), count, grad);
-    if (T* grad = grad_adv_.at(n, c, i); grad && (all || detached_adv_))
+    if (T* grad = grad_adv_.at(n, c, i); grad && !done_adv_ && (all || detached_adv_))
       kernels_.base_gradient(z_adv_.at(n, c, i), base_adv_.at(n, c, i), count, grad);
   }
 
@@ -171,6 +173,7 @@ class GradientWriter {
   bool rows_;
   Distance distance_;
   bool detached_, detached_adv_;
+  bool done_, done_adv_;  // what a gradient is before the distance adds to it is there
   Tiles<T> tiles_;
   const PairKernels<T>& kernels_;
   Plane<T> z_, z_adv_, base_, base_adv_, grad_, grad_adv_;
@@ -211,7 +214,7 @@ void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adv
   if (!direct) {
     z = torch::stable::contiguous(z), z_adv = torch::stable::contiguous(z_adv);
     for (GradientTarget* to : {&out, &out_adv}) {
-      if (to->grad) to->grad = torch::stable::empty_like(z);
+      if (to->grad) to->grad = torch::stable::empty_like(z), to->zero = false;
       if (to->base) to->base = torch::stable::contiguous(*to->base);
     }
   }

@@ -20,6 +20,7 @@ struct GradientTarget {
   std::optional<Tensor> grad;  // as the activation; none: this half needs no gradient
   std::optional<Tensor> base;  // the incoming gradient of ReLU's output; none: there is no ReLU
   bool detached = false;       // the distance adds nothing to this half
+  bool zero = false;           // `grad` is zero already
 };
 
 // Gradients of the mean distances for the incoming `grad` [C]. A neuron whose `grad` is 0 is not read.

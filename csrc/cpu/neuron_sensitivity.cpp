@@ -1,5 +1,6 @@
 // The sensitivity of every neuron and its gradient on the CPU, of two activations and of a joined batch.
 #include "distances.h"
+#include "large_memory.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -17,9 +18,12 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
                                                        bool needs_benign, bool needs_adversarial) {
   const Distance distance = distance_named(norm);
   check_pair(benign, adversarial, channel_dim);
-  GradientTarget to, to_adv;
-  if (needs_benign) to.grad = torch::stable::empty_like(benign);
-  if (needs_adversarial) to_adv.grad = torch::stable::empty_like(adversarial);
+  const auto target = [](const Tensor& x, bool needed) {
+    if (!needed) return GradientTarget{};
+    const LargeTensor out = large_empty_like(x);
+    return GradientTarget{out.tensor, std::nullopt, false, out.zero};
+  };
+  const GradientTarget to = target(benign, needs_benign), to_adv = target(adversarial, needs_adversarial);
   write_gradients(grad, benign, adversarial, to, to_adv, distance, channel_dim);
   const auto nothing = [&] { return torch::stable::new_empty(benign, std::vector<int64_t>{0}); };
   return {to.grad ? *to.grad : nothing(), to_adv.grad ? *to_adv.grad : nothing()};
@@ -36,11 +40,11 @@ Tensor paired_sensitivity_backward(const Tensor& grad, const Tensor& pair, std::
   const Distance distance = distance_named(norm);
   const Halves halves(pair);
   check_pair(halves.benign, halves.adversarial, channel_dim);
-  const Tensor out = torch::stable::empty_like(pair);
-  const Halves to(out);
-  write_gradients(grad, halves.benign, halves.adversarial, {to.benign, std::nullopt, detach_benign},
-                  {to.adversarial, std::nullopt}, distance, channel_dim);
-  return out;
+  const LargeTensor out = large_empty_like(pair);
+  const Halves to(out.tensor);
+  write_gradients(grad, halves.benign, halves.adversarial, {to.benign, std::nullopt, detach_benign, out.zero},
+                  {to.adversarial, std::nullopt, false, out.zero}, distance, channel_dim);
+  return out.tensor;
 }
 
 }  // namespace

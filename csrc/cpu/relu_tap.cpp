@@ -1,5 +1,6 @@
 // ReLU of a joined batch with the sensitivity of its output in the same pass, and its gradient, on the CPU.
 #include "distances.h"
+#include "large_memory.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -64,7 +65,7 @@ Tensor relu_tap_backward(const Tensor& grad_out, const Tensor& grad, const Tenso
   const Distance distance = distance_named(norm);
   const Halves halves(out);
   check_pair(halves.benign, halves.adversarial, channel_dim);
-  const Tensor result = torch::stable::empty_like(out);
+  const Tensor result = large_empty_like(out).tensor;
   STD_TORCH_CHECK(grad_out.dim() == out.dim() && grad_out.scalar_type() == out.scalar_type(),
                   "grad_out must have the shape and dtype of out");
   for (int64_t i = 0; i < out.dim(); ++i)
