@@ -137,7 +137,7 @@ def test_it_climbs_higher_than_its_start_and_than_pgd(norm: str) -> None:
 def test_restarts_never_make_it_worse() -> None:
     model, (x, y) = trained(), blobs(60)
     outcomes = []
-    for restarts in (1, 2, 4):
+    for restarts in (1, 2, 3):
         with torch.no_grad():
             logits = model(APGD(model, 0.05, 6, restarts=restarts, seed=1, exact=True)(x, y))
         outcomes.append((logits.argmax(1) != y, cross_entropy(logits, y)))

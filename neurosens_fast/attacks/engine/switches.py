@@ -15,7 +15,8 @@ class Switches(TypedDict, total=False):
     ``exact``: everything below off, for the very numbers of a plain loop in PyTorch.
     ``fold``: batch norm is folded into the convolution or linear layer before it, on a private copy that
     ``torch.fx`` traces; needs a model that can be traced, and evaluation-mode batch norm behind such a layer. The
-    copy is compared with the model on two samples first. Modules that carry hooks are neither folded nor copied.
+    copy is compared with the model on two samples first. Modules that carry hooks are neither folded nor copied, and
+    a model whose forward changes attributes or draws random numbers runs as it is.
     ``channels_last``: images ``[N, C, H, W]`` of three channels and more, and the copy's convolutions, lie in
     channels_last memory.
     ``dtype``: ``torch.bfloat16`` runs the model in that dtype; the perturbation, the loss and the steps stay as wide
