@@ -90,6 +90,11 @@ NS_HD Octet<A> where_nan(const Octet<A>& x, const Octet<A>& otherwise) {
   return combined(x, otherwise, [](auto a, auto b) { return Vector<A>{choose(a.v, b.v, (M)(a.v != a.v))}; });
 }
 
+template <typename A>
+NS_HD Octet<A> without_sign_of_zero(const Octet<A>& x) {
+  return x + all_of(A(0));
+}
+
 NS_HD Doubles as_double(const Doubles& x) { return x; }
 #if defined(NS_AVX2)
 NS_HD Doubles as_double(const Floats& x) {
@@ -100,15 +105,29 @@ NS_HD Floats as_float(const Doubles& x) {
   return {{{(F32)_mm256_set_m128(_mm256_cvtpd_ps((__m256d)x.v[1].v), _mm256_cvtpd_ps((__m256d)x.v[0].v))}}};
 }
 #else
+// Converts a pair of elements. Whole vectors: of loops over lanes here GCC 12 makes wrong code.
+template <typename E>
+struct Pair {
+  typedef E V __attribute__((vector_size(2 * sizeof(E))));
+};
+template <typename To, typename From>
+NS_HD void convert_pairs(const From* from, To* to) {
+  for (int i = 0; i < kOctet; i += 2)
+    store(to + i, __builtin_convertvector(load<typename Pair<From>::V>(from + i), typename Pair<To>::V));
+}
 NS_HD Doubles as_double(const Floats& x) {
-  Doubles result;
-  for (int i = 0; i < kOctet; ++i) result.v[i / kWidth<double>].v[i % kWidth<double>] = double(x.lane(i));
-  return result;
+  alignas(64) float from[kOctet];
+  alignas(64) double to[kOctet];
+  store(from, x);
+  convert_pairs(from, to);
+  return load<Doubles>(to);
 }
 NS_HD Floats as_float(const Doubles& x) {
-  Floats result;
-  for (int i = 0; i < kOctet; ++i) result.v[i / kWidth<float>].v[i % kWidth<float>] = float(x.lane(i));
-  return result;
+  alignas(64) double from[kOctet];
+  alignas(64) float to[kOctet];
+  store(from, x);
+  convert_pairs(from, to);
+  return load<Floats>(to);
 }
 #endif
 

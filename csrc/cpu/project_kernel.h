@@ -2,6 +2,8 @@
 // set's namespace. Sums have eight lanes, element i in lane i mod 8, folded by halving.
 
 #include "octet.h"
+//
+#include "linf_float.h"
 
 template <typename T>
 NS_HD Octet<accumulate_t<T>> rounded(const Doubles& x) {
@@ -16,21 +18,24 @@ NS_HD Octet<accumulate_t<T>> rounded(const Doubles& x) {
 // By how many values of their dtype elements move towards +infinity: 1 or -1, against `reach`, where outside.
 template <typename A>
 NS_HD Bits8<A> inwards(const Doubles& distance, const Doubles& reach) {
-  I64 wide[Doubles::kCount];
+  Bits8<double> wide;
   for (int i = 0; i < Doubles::kCount; ++i) {
     const I64 outside = (I64)(distance.v[i].v > absolute(reach.v[i]).v), up = (I64)(reach.v[i].v < 0);
-    wide[i] = outside & ((up & 2) - 1);
+    wide.v[i] = outside & ((up & 2) - 1);
   }
   Bits8<A> moves;
   if constexpr (sizeof(A) == 8) {
-    for (int i = 0; i < Doubles::kCount; ++i) moves.v[i] = wide[i];
+    for (int i = 0; i < Doubles::kCount; ++i) moves.v[i] = wide.v[i];
   } else {
 #if defined(NS_AVX2)
-    const __m256 even = _mm256_shuffle_ps((__m256)wide[0], (__m256)wide[1], _MM_SHUFFLE(2, 0, 2, 0));
+    const __m256 even = _mm256_shuffle_ps((__m256)wide.v[0], (__m256)wide.v[1], _MM_SHUFFLE(2, 0, 2, 0));
     moves.v[0] = (I32)_mm256_permute4x64_epi64((__m256i)even, _MM_SHUFFLE(3, 1, 2, 0));
 #else
-    for (int i = 0; i < kOctet; ++i)
-      moves.v[i / kWidth<A>][i % kWidth<A>] = int32_t(wide[i / kWidth<double>][i % kWidth<double>]);
+    alignas(64) int64_t from[kOctet];
+    alignas(64) int32_t to[kOctet];
+    store(from, wide);
+    convert_pairs(from, to);
+    moves = load<Bits8<A>>(to);
 #endif
   }
   return moves;
@@ -78,6 +83,27 @@ NS_HD Limits<Octet<accumulate_t<T>>, Doubles> spread(const LimitsOf<T>& p) {
   return {all_of(p.step_size), all_of(p.epsilon), all_of(p.low), all_of(p.high)};
 }
 
+// border_of for a whole call.
+template <typename T>
+struct Border {
+  using A = accumulate_t<T>;
+  explicit Border(const LimitsOf<T>&) {}
+  NS_HD Octet<A> operator()(const Octet<A>& moved, const Octet<A>& x, const Limits<Octet<A>, Doubles>& p) const {
+    return border_of<T>(moved, x, p);
+  }
+};
+#if defined(NS_AVX2)
+template <>
+struct Border<float> {
+  Parted epsilon;
+  explicit Border(const LimitsOf<float>& p) : epsilon(p.epsilon) {}
+  NS_HD Floats operator()(const Floats& moved, const Floats& x, const Limits<Floats, Doubles>& p) const {
+    const Attempt attempt = try_border(registers(moved), registers(x), epsilon);
+    return __builtin_expect(epsilon.fit && sure(attempt), 1) ? floats(attempt.value) : border_of<float>(moved, x, p);
+  }
+};
+#endif
+
 // In three loops over blocks that stay in the cache: the chain of one element's operations is too long for a processor
 // to work on many of them at once.
 template <typename T>
@@ -85,15 +111,15 @@ void project(T* adversarial, const T* gradient, const T* origin, int64_t count, 
   constexpr int64_t kBlock = 512;
   alignas(64) T borders[kBlock];
   const auto all = spread<T>(limits);
+  const Border<T> border_at(limits);
   for (int64_t at = 0; at < count; at += kBlock) {
     const int64_t length = count - at < kBlock ? count - at : kBlock;
     T* const moved = adversarial + at;
     const T* const centre = origin + at;
-    by_octets<true>(moved, gradient + at, gradient + at, length, [&](T* a, const T* g, const T*) {
-      store_octet(a, stepped<T>(load_octet(a), load_octet(g), all));
-    });
+    by_octets<true>(moved, gradient + at, gradient + at, length,
+                    [&](T* a, const T* g, const T*) { store_octet(a, stepped<T>(load_octet(a), load_octet(g), all)); });
     by_octets<true>(borders, moved, centre, length, [&](T* border, const T* a, const T* x) {
-      store_octet(border, border_of<T>(load_octet(a), load_octet(x), all));
+      store_octet(border, border_at(load_octet(a), load_octet(x), all));
     });
     by_octets<true>(moved, borders, centre, length, [&](T* a, const T* border, const T* x) {
       store_octet(a, bounded(load_octet(a), load_octet(border), load_octet(x), all));

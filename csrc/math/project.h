@@ -67,6 +67,9 @@ NS_HD V where_nan(V x, V otherwise) {
   return is_nan(x) ? x : otherwise;
 }
 
+NS_HD float without_sign_of_zero(float x) { return x + 0.0f; }
+NS_HD double without_sign_of_zero(double x) { return x + 0.0; }
+
 // Never fused with the addition that follows: changes are formed in several passes, which must agree.
 NS_HD double product(double a, double b) {
 #if defined(__CUDA_ARCH__)
@@ -104,9 +107,10 @@ NS_HD LimitsOf<T> limits_of(double step_size, double epsilon, double low, double
   return {step_size, epsilon, rounded<T>(low), rounded<T>(high)};
 }
 
+// A zero is +0, whatever led there.
 template <typename V, typename D>
 NS_HD V clamped(V x, const Limits<V, D>& p) {
-  return smaller(p.high, larger(p.low, x));
+  return without_sign_of_zero(smaller(p.high, larger(p.low, x)));
 }
 
 // One step along the sign of the gradient, in stages that may be loops of their own: the step,
