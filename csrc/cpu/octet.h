@@ -188,11 +188,12 @@ NS_HD Octet<accumulate_t<T>> load_octet(const T* p) {
   if constexpr (sizeof(T) == sizeof(A)) {
     return load<Octet<A>>(p);
   } else {
-    Bits8<A> bits = {};
 #if defined(NS_AVX2)
-    bits.v[0] = (I32)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+    const Bits8<A> bits = {{(I32)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p))}};
 #else
-    for (int i = 0; i < kOctet; ++i) bits.v[i / kWidth<A>][i % kWidth<A>] = p[i].bits;
+    alignas(64) int32_t words[kOctet];
+    for (int i = 0; i < kOctet; ++i) words[i] = p[i].bits;
+    const auto bits = load<Bits8<A>>(words);
 #endif
     return value_of<T>(bits);
   }
