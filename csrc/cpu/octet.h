@@ -6,7 +6,6 @@ template <typename A>
 struct Octet {
   static constexpr int kCount = kOctet / kWidth<A>;
   Vector<A> v[kCount];
-  NS_HD A lane(int i) const { return v[i / kWidth<A>].v[i % kWidth<A>]; }
   NS_HD Octet& operator+=(const Octet& other) {
     for (int i = 0; i < kCount; ++i) v[i] += other.v[i];
     return *this;
@@ -154,7 +153,11 @@ NS_HD Bits8<A> bits_of(const Octet<A>& x) {
       const I32 word = (I32)_mm256_cvtepu16_epi32(halves), magnitude = word & 0x7fff;
       to = choose((word & 0x8000) | 0x7e00, word, (I32)(magnitude > 0x7c00));  // NaN: the one of from_float
 #else
-      for (int j = 0; j < kWidth<float>; ++j) to[j] = from_float<T>(x.v[i].v[j]).bits;
+      alignas(64) float values[kWidth<float>];
+      alignas(64) int32_t words[kWidth<float>];
+      store(values, x.v[i]);
+      for (int j = 0; j < kWidth<float>; ++j) words[j] = from_float<T>(values[j]).bits;
+      to = load<I32>(words);
 #endif
     }
   }
@@ -175,7 +178,11 @@ NS_HD Octet<A> value_of(const Bits8<A>& bits) {
       const __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
       x.v[i].v = (F32)_mm256_cvtph_ps(halves);
 #else
-      for (int j = 0; j < kWidth<float>; ++j) x.v[i].v[j] = to_float(T{uint16_t(word[j])});
+      alignas(64) int32_t words[kWidth<float>];
+      alignas(64) float values[kWidth<float>];
+      store(words, word);
+      for (int j = 0; j < kWidth<float>; ++j) values[j] = to_float(T{uint16_t(words[j])});
+      x.v[i] = load<VF>(values);
 #endif
     }
   }
@@ -188,12 +195,13 @@ NS_HD Octet<accumulate_t<T>> load_octet(const T* p) {
   if constexpr (sizeof(T) == sizeof(A)) {
     return load<Octet<A>>(p);
   } else {
+    Bits8<A> bits = {};
 #if defined(NS_AVX2)
-    const Bits8<A> bits = {{(I32)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p))}};
+    bits.v[0] = (I32)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
 #else
     alignas(64) int32_t words[kOctet];
     for (int i = 0; i < kOctet; ++i) words[i] = p[i].bits;
-    const auto bits = load<Bits8<A>>(words);
+    bits = load<Bits8<A>>(words);
 #endif
     return value_of<T>(bits);
   }
@@ -209,7 +217,9 @@ NS_HD void store_octet(T* p, const Octet<accumulate_t<T>>& x) {
     const __m256i all = (__m256i)bits.v[0];
     _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
 #else
-    for (int i = 0; i < kOctet; ++i) p[i].bits = uint16_t(bits.v[i / kWidth<A>][i % kWidth<A>]);
+    alignas(64) int32_t words[kOctet];
+    store(words, bits);
+    for (int i = 0; i < kOctet; ++i) p[i].bits = uint16_t(words[i]);
 #endif
   }
 }

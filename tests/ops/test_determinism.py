@@ -56,7 +56,7 @@ def digest() -> str:
                         out + 1, weights, out, norm, case.channel_dim % z.dim(), False
                     )
                 )
-            stepped = z_adv.contiguous()
+            stepped = z_adv.contiguous().clone()
             ops.project_step_(stepped, z_adv.contiguous(), z.contiguous(), 0.01, 0.03)
             for norm in ("l2", "l1"):
                 ops.project_step_(stepped, z_adv.contiguous(), z.contiguous(), 0.5, 0.7, norm)

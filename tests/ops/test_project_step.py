@@ -33,6 +33,30 @@ def test_equals_the_reference_bit_for_bit(dtype: torch.dtype, memory: str, devic
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("eps", [EPS, 0.03, 0.25, 0.0, 1 / 3, 1e-3, 1e-7, 1e-20, 5.0], ids=str)
+def test_equals_the_reference_where_rounding_is_hard(dtype: torch.dtype, eps: float, device: str) -> None:
+    """Origins at, near and far below epsilon, of 8 bits, negative, subnormal and of any bits; borders on both sides."""
+    generator = torch.Generator().manual_seed(3)
+    count = 4001
+    uniform = torch.rand(count, dtype=torch.float64, generator=generator)
+    whole = torch.randint(-4, 5, (count,), generator=generator).double()
+    anything = torch.randint(-(2**31), 2**31, (count,), generator=generator).int().view(torch.float32).double()
+    origins = [uniform, -uniform, (uniform * 255).round() / 255, uniform * 1e-12, uniform * 1e-42, anything]
+    origins += [eps * (1 + whole * 2**-bits) for bits in (7, 10, 23, 52)] + [torch.zeros(count).double()]
+    x = torch.cat(origins).to(device, dtype)
+    x[~x.isfinite()] = 0.5
+    gradient = torch.randn(x.shape, generator=generator).to(device, dtype)
+    gradient[::5] = 0
+    for offset in (0.0, eps, -eps, 0.7 * eps):
+        for alpha, low in ((ALPHA, 0.0), (0.125, -math.inf), (0.0, -1.0), (1e-30, -9.0)):
+            ours = (x.double() + offset).to(dtype)
+            expected = ours.clone()
+            ops.project_step_(ours, gradient, x, alpha, eps, low=low, high=9.0)
+            reference.project_step_(expected, gradient, x, alpha, eps, low=low, high=9.0)
+            torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_never_leaves_the_ball_nor_the_range(dtype: torch.dtype, device: str) -> None:
     x = torch.rand(200_000, device=device, dtype=torch.float64).to(dtype)
     for eps in (EPS, 0.3, 1e-3, 0.0):
