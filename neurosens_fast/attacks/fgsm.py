@@ -61,6 +61,7 @@ class FFGSM(StepAttack):
     """
 
     steps = 1
+    random_start = True
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ class StepAttack(Attack):
     """An attack of ``steps`` gradient steps from a start; see :class:`Attack`."""
 
     steps: int
+    random_start = False
 
     def evaluations(self) -> int:
         """One gradient for each step."""
@@ -37,6 +38,11 @@ class StepAttack(Attack):
 
     def perturb(self, problem: Problem) -> Tensor:
         """See :meth:`Attack.perturb`."""
+        if self.loss == "kl" and not self.random_start:
+            raise ValueError(
+                f"{self.attack}: loss 'kl' has no gradient at the input itself, which is where this attack starts; use "
+                "PGD(random_start=True), or loss 'ce'"
+            )
         if not self.steps or not self.eps:
             return problem.origin.clone()
         adversarial, state = self.start(problem), self.state(problem)

@@ -228,3 +228,13 @@ def test_rows_of_an_objective() -> None:
     rows = torch.tensor([5, 1])
     assert torch.equal(objective.rows(rows)(logits[rows]), objective(logits)[rows])
     assert torch.equal(objective(logits), -margin(logits, labels))
+
+
+@pytest.mark.parametrize("kind", [FGSM, BIM, MIFGSM, lambda model, **more: PGD(model, random_start=False, **more)])
+def test_kl_needs_a_random_start(kind: Any) -> None:
+    model = nn.Linear(4, 3)
+    x, y = torch.rand(2, 4), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="loss 'kl' has no gradient at the input itself"):
+        kind(model, loss="kl")(x, y)
+    assert not torch.equal(PGD(model, loss="kl", seed=0)(x, y), x)
+    assert not torch.equal(FFGSM(model, loss="kl", seed=0)(x, y), x)

@@ -194,9 +194,10 @@ def test_momentum_is_the_published_one(device: str) -> None:
 def test_autograd_notices_the_change(device: str) -> None:
     weight = torch.ones(2, 4, device=device, requires_grad=True)
     for changed in range(2):
-        tensors = [torch.rand(2, 4, device=device) for _ in range(4)]
-        loss = (tensors[changed] * weight).sum()
-        ops.momentum_step_(*tensors, 0.1, 0.1, 1.0)
+        adversarial, momentum, gradient, origin = torch.rand(4, 2, 4, device=device).unbind()
+        adversarial, momentum = adversarial.clone(), momentum.clone()
+        loss = ((adversarial, momentum)[changed] * weight).sum()
+        ops.momentum_step_(adversarial, momentum, gradient, origin, 0.1, 0.1, 1.0)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
     x = torch.rand(2, 4, device=device)
