@@ -41,6 +41,18 @@ struct StepScratch {
         searches{arena.take<L1Search>(plan.samples), arena.take<L1Search>(plan.samples)} {}
 };
 
+// Where a Newton step finds the search and the excess of every sample, and where it leaves them.
+struct L1Turn {
+  const Excess* excess;      // [N, parts]
+  const L1Search* searches;  // [N], null for searches that begin
+  Excess* next_excess;
+  L1Search* next_searches;
+};
+inline L1Turn turn_of(const StepScratch& scratch, int step) {
+  const int from = step % 2, to = 1 - from;
+  return {scratch.excess[from], step > 0 ? scratch.searches[from] : nullptr, scratch.excess[to], scratch.searches[to]};
+}
+
 // The elements of one block: those of a part of a sample, or of a whole one.
 struct Piece {
   int64_t sample, part, begin, end;  // elements counted over all samples
@@ -193,39 +205,36 @@ __device__ __forceinline__ Excess excess_of(const StepPlan& plan, const Excess* 
   return sum_block(own);
 }
 
-// One Newton step of every sample, from its search and excess at `from` to those at 1 - from. Where the search has
-// ended both are carried over.
+// One Newton step of every sample. Where the search has ended, it and its excess are carried over.
 template <bool wide, typename T>
 __global__ void __launch_bounds__(kThreads)
-    l1_step_kernel(StepTensors<T> t, StepScratch scratch, StepPlan plan, double step_size, double radius, int step) {
+    l1_step_kernel(StepTensors<T> t, StepScratch scratch, StepPlan plan, double step_size, double radius, L1Turn turn) {
   const Piece piece = part_of(plan);
-  const int from = step % 2;
   L1Search search = {radius};
-  if (step > 0) search = scratch.searches[from][piece.sample];
-  if (search.advance(excess_of(plan, scratch.excess[from], piece.sample))) {
+  if (turn.searches) search = turn.searches[piece.sample];
+  if (search.advance(excess_of(plan, turn.excess, piece.sample))) {
     const Direction direction = direction_of<T>(scratch, plan, piece.sample, step_size, false);
     const Excess sum = change_sum<wide>(t, piece, direction, search.threshold, false);
-    if (threadIdx.x == 0) scratch.excess[1 - from][blockIdx.x] = sum;
+    if (threadIdx.x == 0) turn.next_excess[blockIdx.x] = sum;
   } else if (threadIdx.x == 0) {
-    scratch.excess[1 - from][blockIdx.x] = scratch.excess[from][blockIdx.x];
+    turn.next_excess[blockIdx.x] = turn.excess[blockIdx.x];
   }
-  if (threadIdx.x == 0 && piece.part == 0) scratch.searches[1 - from][piece.sample] = search;
+  if (threadIdx.x == 0 && piece.part == 0) turn.next_searches[piece.sample] = search;
 }
 
 // The rest of the search, one block per sample; usually there is none.
 template <bool wide, typename T>
-__global__ void __launch_bounds__(kThreads)
-    l1_finish_kernel(StepTensors<T> t, StepScratch scratch, StepPlan plan, double step_size, double radius, int steps) {
+__global__ void __launch_bounds__(kThreads) l1_finish_kernel(StepTensors<T> t, StepScratch scratch, StepPlan plan,
+                                                             double step_size, double radius, L1Turn turn) {
   const Piece piece = whole_sample(plan);
-  const int from = steps % 2;
   L1Search search = {radius};
-  if (steps > 0) search = scratch.searches[from][piece.sample];
-  if (search.advance(excess_of(plan, scratch.excess[from], piece.sample))) {
+  if (turn.searches) search = turn.searches[piece.sample];
+  if (search.advance(excess_of(plan, turn.excess, piece.sample))) {
     const Direction direction = direction_of<T>(scratch, plan, piece.sample, step_size, false);
     while (search.advance(change_sum<wide>(t, piece, direction, search.threshold, false))) {
     }
   }
-  if (threadIdx.x == 0) scratch.searches[1 - from][piece.sample] = search;
+  if (threadIdx.x == 0) turn.next_searches[piece.sample] = search;
 }
 
 // `searches` [N] holds what the search for the L1 ball found; without it the ball is that of L2.
@@ -295,9 +304,11 @@ void project_ball(const StepTensors<T>& t, const StepScratch& scratch, const Ste
   if (!squares) {
     const int steps = plan.parts > 1 ? kSharedL1Steps : 0;
     for (int step = 0; step < steps; ++step)
-      NS_LAUNCH((l1_step_kernel<wide, T>), plan.blocks(), kThreads, stream, t, scratch, plan, step_size, radius, step);
-    NS_LAUNCH((l1_finish_kernel<wide, T>), plan.samples, kThreads, stream, t, scratch, plan, step_size, radius, steps);
-    searches = scratch.searches[1 - steps % 2];
+      NS_LAUNCH((l1_step_kernel<wide, T>), plan.blocks(), kThreads, stream, t, scratch, plan, step_size, radius,
+                turn_of(scratch, step));
+    const L1Turn last = turn_of(scratch, steps);
+    NS_LAUNCH((l1_finish_kernel<wide, T>), plan.samples, kThreads, stream, t, scratch, plan, step_size, radius, last);
+    searches = last.next_searches;
   }
   NS_LAUNCH((write_change_kernel<wide, T>), plan.blocks(), kThreads, stream, t, scratch, plan, limits, radius,
             searches);
