@@ -53,6 +53,9 @@ inline L1Turn turn_of(const StepScratch& scratch, int step) {
   return {scratch.excess[from], step > 0 ? scratch.searches[from] : nullptr, scratch.excess[to], scratch.searches[to]};
 }
 
+// Blocks of a multiprocessor. Left to itself, ptxas spills a register or two to fit one block more.
+constexpr int kBlocksAtOnce = 3;
+
 // The elements of one block: those of a part of a sample, or of a whole one.
 struct Piece {
   int64_t sample, part, begin, end;  // elements counted over all samples
@@ -140,8 +143,8 @@ __device__ __forceinline__ Direction direction_of(const StepScratch& scratch, co
 }
 
 template <bool wide, typename T>
-__global__ void __launch_bounds__(kThreads) gradient_peak_kernel(const T* gradient,  // [N, S]
-                                                                 StepScratch scratch, StepPlan plan) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce) gradient_peak_kernel(const T* gradient,  // [N, S]
+                                                                                StepScratch scratch, StepPlan plan) {
   double peak = 0;
   each_pack<T>(part_of(plan), [&](int64_t e, int n) {
     const auto g = load_some<wide>(gradient + e, n);
@@ -153,8 +156,9 @@ __global__ void __launch_bounds__(kThreads) gradient_peak_kernel(const T* gradie
 }
 
 template <bool wide, typename T>
-__global__ void __launch_bounds__(kThreads) gradient_sum_kernel(const T* gradient,  // [N, S]
-                                                                StepScratch scratch, StepPlan plan, bool squares) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    gradient_sum_kernel(const T* gradient,  // [N, S]
+                        StepScratch scratch, StepPlan plan, bool squares) {
   const Piece piece = part_of(plan);
   const double peak = peak_of<T>(scratch, plan, piece.sample);
   double sum = 0;
@@ -191,7 +195,7 @@ __device__ __forceinline__ Excess change_sum(const StepTensors<T>& t, const Piec
 }
 
 template <bool wide, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     change_sum_kernel(StepTensors<T> t, StepScratch scratch, StepPlan plan, double step_size, bool squares) {
   const Piece piece = part_of(plan);
   const Direction direction = direction_of<T>(scratch, plan, piece.sample, step_size, squares);
@@ -207,7 +211,7 @@ __device__ __forceinline__ Excess excess_of(const StepPlan& plan, const Excess* 
 
 // One Newton step of every sample. Where the search has ended, it and its excess are carried over.
 template <bool wide, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     l1_step_kernel(StepTensors<T> t, StepScratch scratch, StepPlan plan, double step_size, double radius, L1Turn turn) {
   const Piece piece = part_of(plan);
   L1Search search = {radius};
@@ -224,8 +228,9 @@ __global__ void __launch_bounds__(kThreads)
 
 // The rest of the search, one block per sample; usually there is none.
 template <bool wide, typename T>
-__global__ void __launch_bounds__(kThreads) l1_finish_kernel(StepTensors<T> t, StepScratch scratch, StepPlan plan,
-                                                             double step_size, double radius, L1Turn turn) {
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    l1_finish_kernel(StepTensors<T> t, StepScratch scratch, StepPlan plan, double step_size, double radius,
+                     L1Turn turn) {
   const Piece piece = whole_sample(plan);
   L1Search search = {radius};
   if (turn.searches) search = turn.searches[piece.sample];
@@ -239,7 +244,7 @@ __global__ void __launch_bounds__(kThreads) l1_finish_kernel(StepTensors<T> t, S
 
 // `searches` [N] holds what the search for the L1 ball found; without it the ball is that of L2.
 template <bool wide, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     write_change_kernel(StepTensors<T> t, StepScratch scratch, StepPlan plan, LimitsOf<T> limits, double radius,
                         const L1Search* searches) {
   const Piece piece = part_of(plan);
@@ -266,7 +271,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <bool wide, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     momentum_step_kernel(StepTensors<T> t,
                          T* momentum,  // [N, S]
                          StepScratch scratch, StepPlan plan, LimitsOf<T> limits, double decay) {

@@ -68,9 +68,25 @@ struct RowSums {
   V sum[kRowSums];
   V change_max;
 
+  // All of them. The order of these sums, and of those below, decides whether the registers of CUDA and of AVX2
+  // suffice.
   NS_HD void add(V z, V z_adv) {
-    if constexpr (R != kChange) add_derived(z, z_adv);
-    add_underived(z, z_adv);
+    const V d = z_adv - z;
+    const V size = absolute(d);
+    sum[kChangeL1] += size;
+    if constexpr (R != kChange) {
+      sum[kChangeSq] = fused_multiply_add(d, d, sum[kChangeSq]);
+      sum[kChangeDot] = fused_multiply_add(d, z, sum[kChangeDot]);
+      sum[kBenignSq] = fused_multiply_add(z, z, sum[kBenignSq]);
+      add_derived(z, z_adv);
+    }
+    if constexpr (R == kEverything) {
+      sum[kChangeSum] += d;
+      sum[kBenignSum] += z;
+      sum[kAdversarialSum] += z_adv;
+      sum[kBenignL1] += absolute(z);
+      change_max = larger(size, change_max);
+    }
   }
   // All that derive_moments cannot find, and what it can.
   NS_HD void add_underived(V z, V z_adv) {

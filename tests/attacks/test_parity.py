@@ -98,6 +98,7 @@ def test_exact_mode_gives_the_images_of_the_libraries(name: str, dtype: torch.dt
     assert right(model, mine, y) == right(model, other, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
 def test_apgd_leaves_as_many_standing_as_autoattack(norm: str, loss: str) -> None:
@@ -111,6 +112,7 @@ def test_apgd_leaves_as_many_standing_as_autoattack(norm: str, loss: str) -> Non
     assert_within_points(mine, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_apgdt_leaves_as_many_standing_as_autoattack(norm: str) -> None:
     base = importlib.import_module("pyautoattack.autopgd_base")
@@ -128,9 +130,9 @@ def assert_within_points(mine: list[int], theirs: list[int]) -> None:
 
     Means over the seeds: from one seed to the next, either library's own moves by as much.
     """
-    means = [sum(counts) / len(counts) / SAMPLES for counts in (mine, theirs)]
-    assert 0.05 < means[1] < 0.95
-    assert abs(means[0] - means[1]) <= 0.003, (mine, theirs)
+    runs = len(theirs) * SAMPLES
+    assert 0.05 < sum(theirs) / runs < 0.95
+    assert 1000 * abs(sum(mine) - sum(theirs)) <= 3 * runs, (mine, theirs)  # whole numbers: 0.3 points is within
 
 
 @pytest.mark.parametrize("abort_early", [False, True])
