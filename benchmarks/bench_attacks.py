@@ -127,7 +127,6 @@ def bench_switches(device: str, benchmark: Any, table: Any) -> None:
 @pytest.mark.parametrize("name", ["exact", "fold and channels_last", "compaction"])
 def bench_agreement(name: str, device: str, benchmark: Any, table: Any) -> None:
     """Robust accuracy of a trained network by switch, beside exact mode; no timing."""
-    pytest.importorskip("sklearn")
     from neurosens_fast.data import digits
     from neurosens_fast.demo import train_digits
 
