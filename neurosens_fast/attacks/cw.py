@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .arguments import check_count, check_number
 from .base import Attack, Options
-from .losses import Objective, margin
+from .losses import Objective, margin, widened
 from .problem import Problem
 
 _INSIDE = 0.999999  # of the range, so that its ends have a finite place in tanh space
@@ -133,7 +133,7 @@ class CW(Attack):
     def _fooled(self, problem: Problem, logits: Tensor) -> Tensor:
         if not self.kappa:
             return problem.fooled(logits)
-        away = margin(logits if logits.dtype == torch.float64 else logits.float(), problem.labels)
+        away = margin(widened(logits), problem.labels)
         return -away >= self.kappa if self.targeted else away >= self.kappa
 
 

@@ -13,6 +13,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """``(logits [N, classes], labels [N]) -> [N]``, larger where the attack is closer to its aim."""
 
 
+def widened(values: Tensor) -> Tensor:
+    """``values`` in float32, or as they are in float64: what losses and norms are computed in."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy ``[N]`` of ``logits`` ``[N, classes]``."""
     return F.cross_entropy(logits, labels, reduction="none")
@@ -93,7 +98,7 @@ class Objective:
         sample.
         """
         self.check(logits)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = widened(logits)
         losses = self.function(logits, *self.tensors)
         if not isinstance(losses, Tensor) or losses.shape != logits.shape[:1]:
             got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__

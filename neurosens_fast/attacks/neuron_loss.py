@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from neurosens_fast.capture import main_tensor, select_layers
 
 from .arguments import check_count
+from .losses import widened
 
 
 class NeuronLoss:
@@ -64,7 +64,7 @@ class NeuronLoss:
             if activation.dim() > 2
             else (activation.select(self.channel_dim, self.neuron)[:, None])
         )
-        return self.sign * (values if values.dtype == torch.float64 else values.float()).mean(1)
+        return self.sign * widened(values).mean(1)
 
 
 def neuron_loss(layer: str, neuron: int, channel_dim: int = 1, sign: float = 1.0) -> NeuronLoss:

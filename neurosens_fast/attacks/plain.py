@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .losses import widened
+
 
 def step_(
     adversarial: Tensor,
@@ -42,5 +44,5 @@ def add_momentum_(momentum: Tensor, gradient: Tensor, decay: float) -> None:
 
 def _lengths(images: Tensor) -> Tensor:
     """L2 norm per sample, added up as foolbox does, in float32 or wider: 16 bits would not hold the bound above."""
-    rows = images.flatten(1) if images.dtype == torch.float64 else images.flatten(1).float()
+    rows = widened(images.flatten(1))
     return rows.square().sum(1).sqrt().view(-1, *(1,) * (images.dim() - 1))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .arguments import check_count, check_number
 from .base import Attack, Options
-from .losses import margin
+from .losses import margin, widened
 from .noise import Noise
 from .problem import Problem
 from .steps import project_
@@ -95,7 +95,7 @@ class Square(Attack):
         """How far each sample is from falling ``[N]``, and which fell, as the untouched model judges."""
         logits = problem.engine.logits(images)
         problem.objective.check(logits)
-        away = margin(logits.float() if logits.dtype != torch.float64 else logits, problem.labels)
+        away = margin(widened(logits), problem.labels)
         return away if self.targeted else -away, problem.really_fooled(images, logits)
 
     def _stripes(self, problem: Problem, noise: Noise, image: tuple[int, int, int]) -> Tensor:
