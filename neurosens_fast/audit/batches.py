@@ -36,7 +36,7 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
     if first is None:
         return
     items = itertools.chain((first,), items)
-    if not _is_sample(first):
+    if not is_sample(first):
         yield from map(_batch, items)
         return
     while chunk := list(itertools.islice(items, batch_size)):
@@ -53,7 +53,7 @@ def _length(data: Any) -> int | None:
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(item, Tensor) for item in data):
         return len(data[0])
     if isinstance(data, list | tuple):
-        return len(data) if data and _is_sample(data[0]) else None
+        return len(data) if data and is_sample(data[0]) else None
     try:
         if isinstance(data, DataLoader):  # its own length counts batches
             if data.batch_size is None:
@@ -101,7 +101,8 @@ def _items(data: Any) -> Iterator[Any]:
     return iter(data)
 
 
-def _is_sample(item: Any) -> bool:
+def is_sample(item: Any) -> bool:
+    """Whether ``item`` is one sample ``(input, label)``, with an int or a 0-dimensional label."""
     if not isinstance(item, tuple | list) or len(item) != 2:
         return False
     label = item[1]
@@ -123,7 +124,7 @@ def _batch(item: Any) -> Batch:
 
 
 def _joined(samples: list[Any]) -> Batch:
-    wrong = next((sample for sample in samples if not _is_sample(sample)), None)
+    wrong = next((sample for sample in samples if not is_sample(sample)), None)
     if wrong is not None:
         raise TypeError(f"data must give samples (input, label) throughout, got a {type(wrong).__name__} among them")
     try:

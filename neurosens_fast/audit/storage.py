@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +13,7 @@ from torch import Tensor
 
 from neurosens_fast.columns import MAXIMA, SUMS
 from neurosens_fast.statistics import PairStatistics
+from neurosens_fast.support import files
 
 if TYPE_CHECKING:
     from .report import AuditReport
@@ -33,21 +31,11 @@ class ReportError(ValueError):
 
 
 def write_whole(path: str | PathLike[str], content: bytes) -> None:
-    """Write a file so that it appears under its name complete or not at all. ``ReportError`` if it cannot be."""
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    """:func:`support.files.write_whole`, with a ``ReportError``."""
     try:
-        with part.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise ReportError(f"cannot write {target}: {error.strerror or error}") from error
-        raise
+        files.write_whole(path, content)
+    except OSError as error:
+        raise ReportError(str(error)) from error
 
 
 def save(report: AuditReport, path: str | PathLike[str]) -> None:

@@ -163,8 +163,8 @@ class AttackOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a run computes."""
+class DeviceOptions:
+    """Where a run computes."""
 
     device: Annotated[
         str | None,
@@ -172,14 +172,16 @@ class RunOptions:
             metavar="NAME", help="cpu, cuda or cuda:1. Default: cuda if there is one.", rich_help_panel="Computing"
         ),
     ] = None
-    dtype: Annotated[
-        Literal["float32", "float64", "bfloat16", "float16"],
-        typer.Option(
-            metavar="NAME",
-            help="float32, float64, or autocast of the measured pass to bfloat16 or float16.",
-            rich_help_panel="Computing",
-        ),
-    ] = "float32"
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="CPU threads. Default: torch's choice.", rich_help_panel="Computing"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions(DeviceOptions):
+    """Where a run computes, and the seed of its draws."""
+
     seed: Annotated[
         int,
         typer.Option(
@@ -189,10 +191,20 @@ class RunOptions:
             rich_help_panel="Computing",
         ),
     ] = 0
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="CPU threads. Default: torch's choice.", rich_help_panel="Computing"),
-    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(MachineOptions):
+    """How a run computes."""
+
+    dtype: Annotated[
+        Literal["float32", "float64", "bfloat16", "float16"],
+        typer.Option(
+            metavar="NAME",
+            help="float32, float64, or autocast of the measured pass to bfloat16 or float16.",
+            rich_help_panel="Computing",
+        ),
+    ] = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)

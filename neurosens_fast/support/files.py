@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import secrets
 from os import PathLike
 from pathlib import Path
 
@@ -29,3 +32,24 @@ def fingerprint(path: Path) -> str:
     """The first 12 hexadecimal digits of the SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+
+
+def write_whole(path: str | PathLike[str], content: bytes) -> None:
+    """Write a file so that it appears under its name complete or not at all.
+
+    Raises ``OSError`` that names the file; what was there before is then still there.
+    """
+    target = Path(path)
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise type(error)(f"cannot write {target}: {error.strerror or error}") from error
+        raise

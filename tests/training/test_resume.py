@@ -1,0 +1,153 @@
+"""A run that was killed at any point goes on to the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from neurosens_fast.attacks import PGD
+from neurosens_fast.training import CheckpointError, fit
+from neurosens_fast.training import checkpoints as files
+
+from .networks import QUICK, data, network
+
+EPOCHS = 4
+
+
+class KilledError(Exception):
+    """Stands for a process that ends."""
+
+
+def killed_at(call: int) -> Callable[[nn.Module], Callable[[Tensor, Tensor], Tensor]]:
+    """An attack that ends the run at its ``call``-th batch."""
+
+    def build(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        attack, calls = PGD(model, 0.05, 0.05, 1), 0
+
+        def counted(x: Tensor, y: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise KilledError
+            return attack(x, y)
+
+        return counted
+
+    return build
+
+
+def run(folder: Path, method: str, settings: dict[str, Any], call: int, resume: bool = False) -> dict[str, Tensor]:
+    model = network(dropout=0.2)
+    fit(
+        model, *data(), method, EPOCHS, attack=killed_at(call)(model), out=folder, resume=resume, keep="last",
+        progress=False, **{**QUICK, **settings},
+    )  # fmt: skip
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("call", [1, 3, 5, 9, 12])
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("pgd-at", {"flip": True, "crop": 1}),
+        ("trades", {"optimizer": "adamw", "lr": 0.01, "ema": 0.8}),
+        ("sns", {"refresh": 5, "amp": "fp16", "schedule": "step"}),
+    ],
+)
+def test_killed_and_resumed(tmp_path: Path, method: str, settings: dict[str, Any], call: int) -> None:
+    whole = run(tmp_path / "whole", method, settings, 0)
+    with pytest.raises(KilledError):
+        run(tmp_path / "cut", method, settings, call)
+    started = (tmp_path / "cut" / files.CHECKPOINT).exists()
+    assert started == (call > 3)
+    again = run(tmp_path / "cut", method, settings, 0, resume=started)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    for name in (files.BEST, files.LAST):
+        first, second = (load_file(tmp_path / side / name) for side in ("whole", "cut"))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_process_that_is_killed(tmp_path: Path) -> None:
+    def command(out: str, *more: str) -> list[str]:
+        words = f"train --method sns --data digits --eps 0.1 --steps 2 --val-steps 2 --epochs 3 --out {tmp_path / out}"
+        return [sys.executable, "-m", "neurosens_fast", *words.split(), "--threads", "1", *more]
+
+    subprocess.run(command("whole", "-q"), check=True)
+    victim = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL)
+    checkpoint = tmp_path / "cut" / files.CHECKPOINT
+    for _ in range(2400):
+        if checkpoint.exists() or victim.poll() is not None:
+            break
+        time.sleep(0.05)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert checkpoint.exists()
+    subprocess.run(command("cut", "--resume", "-q"), check=True)
+    for name in (files.BEST, files.LAST):
+        first, second = (load_file(tmp_path / side / name) for side in ("whole", "cut"))
+        assert first
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = run(tmp_path, "sns", {}, 0)
+    second = run(tmp_path, "sns", {}, 1, resume=True)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
+    run(tmp_path, "sns", {}, 0)
+    path = tmp_path / files.CHECKPOINT
+    arguments: dict[str, Any] = {"out": tmp_path, "progress": False, **QUICK, "keep": "last"}
+    with pytest.raises(ValueError, match=r"already holds a checkpoint\.safetensors; give resume=True"):
+        fit(network(), *data(), "sns", EPOCHS, **arguments)
+    arguments["resume"] = True
+    with pytest.raises(CheckpointError, match="is of another method: 'sns', not 'trades'"):
+        fit(network(), *data(), "trades", EPOCHS, **arguments)
+    with pytest.raises(CheckpointError, match=r"is of another model: 'Sequential, .* parameters'"):
+        fit(nn.Sequential(*network(), nn.Linear(3, 3)), *data(), "sns", EPOCHS, **arguments)
+    with pytest.raises(CheckpointError, match=r"made with other settings: eps 0.05 \(now 0.1\)"):
+        fit(network(), *data(), "sns", EPOCHS, **{**arguments, "eps": 0.1})
+    with pytest.raises(CheckpointError, match=r"epochs 4 \(now 5\)"):
+        fit(network(), *data(), "sns", 5, **arguments)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"not a checkpoint" * 9):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="truncated, damaged, or no file of a training"):
+            fit(network(), *data(), "sns", EPOCHS, **arguments)
+    path.write_bytes(content[:-3] + bytes(3))
+    with pytest.raises(CheckpointError, match="its checksum does not match"):
+        fit(network(), *data(), "sns", EPOCHS, **arguments)
+    path.write_bytes((tmp_path / files.BEST).read_bytes())
+    with pytest.raises(CheckpointError, match="checksum"):
+        fit(network(), *data(), "sns", EPOCHS, **arguments)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(tmp_path / "whole", "pgd-at", {}, 0)
+    kept: dict[str, bytes] = {}
+
+    def full(descriptor: int) -> None:
+        if (tmp_path / "cut" / files.LOG).exists():
+            kept.update(
+                {entry.name: entry.read_bytes() for entry in (tmp_path / "cut").iterdir() if entry.suffix != ".part"}
+            )
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*safetensors: No space left on device"):
+        run(tmp_path / "cut", "pgd-at", {}, 0)
+    monkeypatch.undo()
+    assert {entry.name: entry.read_bytes() for entry in (tmp_path / "cut").iterdir()} == kept
+    again = run(tmp_path / "cut", "pgd-at", {}, 0, resume=True)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
