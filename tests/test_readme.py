@@ -20,7 +20,7 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """All blocks in one namespace, in order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
@@ -34,7 +34,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     """After the demo, every command of the README in order, as it stands there."""
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line) for line in re.findall(r"^neurosens-fast (.*)$", README, re.M)]
-    assert [words[0] for words in commands] == ["audit", "show", "layers", "mask", "attack"]
+    assert [words[0] for words in commands] == ["audit", "show", "layers", "mask", "attack", "train", "audit"]
     for words in (["demo"], *commands):
         assert main(words) == 0, capsys.readouterr().err
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
@@ -44,6 +44,8 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         "ranked.csv",
         "run1-mask/masking.png",
         "run1-attack/attacks.csv",
+        "run1-trades/best.safetensors",
+        "run1-trades-audit/audit.safetensors",
     } <= written
 
 
