@@ -6,6 +6,8 @@ RESULTS_DIR ?= gpu-results
 EXTRAS := adapters,demo,train,dev
 COMMA := ,
 PYTEST_FLAGS ?=
+# Tests run in one process per core, each with one thread of torch.
+PARALLEL ?= -n auto --dist worksteal
 CUDA_COMPILE_FLAGS ?=
 
 BIN := $(VENV)/bin
@@ -57,7 +59,7 @@ env: install  ## print what a bug report needs
 	$(BIN)/python -m neurosens_fast.env
 
 test: install  ## the fast tests
-	$(BIN)/python -m pytest -q -m '$(FAST)' $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q $(PARALLEL) -m '$(FAST)' $(PYTEST_FLAGS)
 
 $(VENV)/.peers: $(VENV)/.installed constraints-peers.txt
 	@echo 'installing torchattacks, foolbox and pyautoattack into $(VENV)'
@@ -65,7 +67,7 @@ $(VENV)/.peers: $(VENV)/.installed constraints-peers.txt
 	@touch $@
 
 test-peer: install $(VENV)/.peers  ## the attacks against torchattacks, foolbox and AutoAttack
-	$(BIN)/python -m pytest -q -m peer $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q $(PARALLEL) -m peer $(PYTEST_FLAGS)
 
 bench: install  ## the benchmarks
 	$(BIN)/python -m pytest benchmarks $(PYTEST_FLAGS)
@@ -100,7 +102,7 @@ $(OLDEST)/.installed: constraints.txt constraints-oldest.txt pyproject.toml scri
 test-oldest: install $(OLDEST)/.installed  ## the fast tests under the oldest torch, with the very same binary
 	@PYTHONPATH=. $(OLDEST)/bin/python -c 'import torch; from neurosens_fast import _C; \
 	    print("torch", torch.__version__, "runs the binary built with torch", _C.build_info()["torch_built"])'
-	PYTHONPATH=. $(OLDEST)/bin/python -m pytest -q -m '$(FAST)' $(PYTEST_FLAGS)
+	PYTHONPATH=. $(OLDEST)/bin/python -m pytest -q $(PARALLEL) -m '$(FAST)' $(PYTEST_FLAGS)
 
 # --- on a machine with an NVIDIA GPU: uses the torch of $(PYTHON), installs nothing ------------------
 

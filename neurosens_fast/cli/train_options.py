@@ -93,6 +93,12 @@ class TrainingMethod:
         int | None,
         typer.Option(min=0, metavar="N", help="PGD steps of the validation. Default: 10.", rich_help_panel=_ATTACK),
     ] = None
+    val_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Epochs from validation to validation. Default: 1.", rich_help_panel=_ATTACK
+        ),
+    ] = None
     beta: Annotated[
         float | None,
         typer.Option(

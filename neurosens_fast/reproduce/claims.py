@@ -60,8 +60,9 @@ def _robustness(models: Models, method: str, seed: int) -> dict[str, Any]:
     row: dict[str, Any] = {"method": method, "seed": seed, "clean": report.clean_accuracy}
     row |= {outcome.name: outcome.accuracy for outcome in report.outcomes}
     row["worst case"] = report.worst_case_accuracy
-    row["ebd"] = empirical_boundary_distance(model, *test, directions=models.plan.directions).mean
-    row["ebd-2"] = empirical_boundary_distance_2(model, *test, step=eps / 20).mean
+    few = test[0][: models.plan.boundary_samples], test[1][: models.plan.boundary_samples]
+    row["ebd"] = empirical_boundary_distance(model, *few, directions=models.plan.directions, step=0.2, steps=40).mean
+    row["ebd-2"] = empirical_boundary_distance_2(model, *few, step=eps / 20).mean
     row["eni"] = empirical_noise_insensitivity(model, test[0], attacked, test[1])
     facts = models.facts(method, seed)
     return row | {

@@ -23,7 +23,7 @@ class Plan:
     (forward and backward passes of one sample, the attack's and the update's): its epochs follow. ``betas``,
     ``pairings``, ``suppressions``, ``shares`` and ``weights`` are what TRADES, ALP, vulnerability suppression and SNS
     (k and its weight) may choose from by validation accuracy under PGD. ``samples`` and ``test_samples`` limit the
-    data, None for all of it. ``masked`` seeds take part in the masking experiment.
+    data, None for all of it; EBD and EBD-2 take ``boundary_samples`` of the test part and ``directions`` directions.
     """
 
     data: str = "digits"
@@ -40,15 +40,16 @@ class Plan:
     val_share: float = 0.2
     betas: tuple[float, ...] = (3.0, 6.0)
     pairings: tuple[float, ...] = (0.5, 1.0)
-    suppressions: tuple[float, ...] = (0.3, 1.0, 3.0)
+    suppressions: tuple[float, ...] = (0.1, 0.3, 1.0)
     shares: tuple[float, ...] = (0.1, 0.3)
-    weights: tuple[float, ...] = (0.3, 1.0, 3.0)
+    weights: tuple[float, ...] = (0.1, 0.3, 1.0)
     directions: int = 10
+    boundary_samples: int = 200
 
     def __post_init__(self) -> None:
         for name in ("eps", "lr", "val_share"):
             check_number(name, getattr(self, name))
-        for name in ("steps", "epochs", "batch_size", "directions", "seeds"):
+        for name in ("steps", "epochs", "batch_size", "directions", "boundary_samples", "seeds"):
             check_count(name, getattr(self, name), 1)
         if self.seeds < 2:
             raise ValueError("seeds must be at least 2: a mean without its spread says little (the default is 3)")
@@ -75,14 +76,20 @@ class Plan:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
+_SMALL_GRIDS: dict[str, Any] = {
+    "betas": (6.0,),
+    "pairings": (0.5,),
+    "suppressions": (0.3, 1.0),
+    "weights": (0.3, 1.0),
+    "boundary_samples": 100,
+    "test_samples": 500,
+}
 _OF_DATA: dict[str, dict[str, Any]] = {
     "digits": {},
-    "mnist": {"model": "mnist-cnn", "eps": 0.2, "epochs": 6, "batch_size": 128, "samples": 6000, "test_samples": 1000},
-    "fashion-mnist": {
-        "model": "mnist-cnn", "eps": 0.1, "epochs": 6, "batch_size": 128, "samples": 6000, "test_samples": 1000,
-    },
-    "cifar10": {"model": "cifar-resnet18", "eps": 8 / 255, "epochs": 20, "batch_size": 128, "test_samples": 1000},
-}  # fmt: skip
+    "mnist": {"model": "mnist-cnn", "eps": 0.1, "epochs": 5, "samples": 3000, **_SMALL_GRIDS},
+    "fashion-mnist": {"model": "mnist-cnn", "eps": 0.05, "epochs": 5, "samples": 3000, **_SMALL_GRIDS},
+    "cifar10": {"model": "cifar-resnet18", "eps": 8 / 255, "epochs": 20, "batch_size": 128, **_SMALL_GRIDS},
+}
 
 
 def plan_for(data: str, **changes: Any) -> Plan:

@@ -106,6 +106,7 @@ class Models:
                 optimizer=plan.optimizer,
                 lr=plan.lr,
                 collapse="ignore",
+                val_every=max(1, plan.epochs_of(method) // 12),
                 seed=seed,
                 **settings,
             )

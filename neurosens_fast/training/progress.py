@@ -37,7 +37,7 @@ def epoch_bar(
         ),
     )
     text = f"epoch {epoch}/{epochs}"
-    if last is not None:
+    if last is not None and last.clean_accuracy == last.clean_accuracy:
         text += f"  loss {last.loss:.3f}  clean {last.clean_accuracy:.1%}  adversarial {last.adversarial_accuracy:.1%}"
     with parts.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(text, total=batches)
@@ -47,7 +47,9 @@ def epoch_bar(
 def epoch_line(row: Epoch, epochs: int) -> str:
     """One line about one epoch."""
     term = f"  term {row.term:.4f}" if row.term == row.term else ""
+    validated = row.clean_accuracy == row.clean_accuracy
+    found = f"clean {row.clean_accuracy:6.1%}  adversarial {row.adversarial_accuracy:6.1%}  " if validated else ""
     return (
-        f"epoch {row.epoch:>3}/{epochs}  loss {row.loss:.4f}{term}  train {row.train_accuracy:6.1%}  "
-        f"clean {row.clean_accuracy:6.1%}  adversarial {row.adversarial_accuracy:6.1%}  {row.seconds:.1f} s"
+        f"epoch {row.epoch:>3}/{epochs}  loss {row.loss:.4f}{term}  train {row.train_accuracy:6.1%}  {found}"
+        f"{row.seconds:.1f} s"
     )

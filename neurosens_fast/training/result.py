@@ -18,7 +18,8 @@ class Epoch:
 
     ``loss`` is the mean over samples, ``term`` that of the SNS or vulnerability term without its weight (NaN without
     one), ``train_accuracy`` the share of training samples that were right as the loss saw them: under attack, with a
-    method that attacks. ``clean_accuracy`` and ``adversarial_accuracy`` are those of the validation data.
+    method that attacks. ``clean_accuracy`` and ``adversarial_accuracy`` are those of the validation data (NaN in
+    an epoch without validation).
     ``gradient_evaluations`` counts forward and backward passes of single samples from the beginning.
     """
 

@@ -62,10 +62,10 @@ class Run:
                 break
             row = self._epoch(epoch, progress)
             self.history.append(row)
-            better = self.watch.add(epoch, self._followed(row))
+            better = self._validated(epoch) and self.watch.add(epoch, self._followed(row))
             if better:
                 self.best = checkpoints.model_tensors(self.step.evaluated)
-            else:
+            elif self._validated(epoch):
                 self._look_for_an_end(row)
             if folder is not None:
                 self._save(folder, row, better)
@@ -78,6 +78,9 @@ class Run:
             checkpoints.load_tensors(self.step.model, checkpoints.model_tensors(self.step.evaluated))
         best_epoch = self.watch.best_epoch
         return TrainingResult(self.step.model, self.method, self.history, best_epoch, self.best, self.stopped, folder)
+
+    def _validated(self, epoch: int) -> bool:
+        return epoch % self.settings.val_every == 0 or epoch == self.epochs
 
     def _followed(self, row: Epoch) -> float:
         """The accuracy by which epochs are compared."""
@@ -109,8 +112,10 @@ class Run:
         loss, term, accuracy = step.means(totals)
         seen = int(totals[3])
         before = self.history[-1].gradient_evaluations if self.history else 0
-        with random_state(seed):
-            clean, adversarial = self.validation(step.evaluated)
+        clean = adversarial = float("nan")
+        if self._validated(epoch):
+            with random_state(seed):
+                clean, adversarial = self.validation(step.evaluated)
         return Epoch(
             epoch=epoch,
             loss=loss,

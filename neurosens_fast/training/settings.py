@@ -50,11 +50,11 @@ class Settings:
     Data: ``crop`` pads images by so many pixels of 0 and cuts the old size out at random, ``flip`` mirrors half of
     them; ``workers`` load data sets that are not tensors.
 
-    Validation: PGD with ``val_steps`` steps of the same eps. ``patience``: stop after so many epochs without a better
-    adversarial accuracy (clean, for ``standard``). ``collapse``: what follows a fall of that accuracy by more than
-    ``collapse_points`` percentage points below the best, as in catastrophic overfitting: ``"stop"``; ``"back-off"``,
-    to the best weights with half the learning rate, three times at most; or ``"ignore"``. ``keep``: the weights that
-    the model has in the end.
+    Validation: PGD with ``val_steps`` steps of the same eps, after every ``val_every`` epochs and the last one.
+    ``patience``: stop after so many epochs without a better adversarial accuracy (clean, for ``standard``).
+    ``collapse``: what follows a fall of that accuracy by more than ``collapse_points`` percentage points below the
+    best, as in catastrophic overfitting: ``"stop"``; ``"back-off"``, to the best weights with half the learning rate,
+    three times at most; or ``"ignore"``. ``keep``: the weights that the model has in the end, ``"best"`` or ``"last"``.
 
     ``seed`` decides every draw. Defaults are choices of this package unless a source is named.
     """
@@ -93,6 +93,7 @@ class Settings:
     workers: int = 0
 
     val_steps: int = 10
+    val_every: int = 1
     patience: int | None = None
     collapse: str = "stop"
     collapse_points: float = 20.0
@@ -108,7 +109,7 @@ class Settings:
                 check_number(name, getattr(self, name))
         for name in ("steps", "crop", "workers", "val_steps", "seed"):
             check_count(name, getattr(self, name))
-        for name in ("batch_size", "patience"):
+        for name in ("batch_size", "patience", "val_every"):
             value = getattr(self, name)
             if value is not None and check_count(name, value) < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

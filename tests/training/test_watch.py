@@ -68,6 +68,16 @@ def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(result.history) == 4
 
 
+def test_validation_every_third_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([0.5, 0.3, 0.25])
+    monkeypatch.setattr(Validation, "__call__", lambda self, model: (0.9, next(answers)))
+    settings = {**QUICK, "val_every": 3, "collapse": "stop"}
+    result = fit(network(), *data(), "fast", 8, progress=False, **settings)
+    assert [row.epoch for row in result.history if row.clean_accuracy == row.clean_accuracy] == [3, 6, 8]
+    assert result.best_epoch == 3
+    assert result.stopped == "collapse: accuracy fell from 50.0% in epoch 3 to 25.0% in epoch 8"
+
+
 def test_the_best_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for keep in ("best", "last"):
         result, model = scripted(monkeypatch, [0.6, 0.5], keep=keep)
