@@ -238,7 +238,6 @@ def cxx_flags(werror: bool) -> list[str]:
         "-ffp-contract=off",
         "-fno-math-errno",
         "-fno-trapping-math",
-        "-fno-tree-ter",  # moving expressions to their use made the loops of csrc/cpu spill accumulators
         "-fopenmp-simd",
         "-fvisibility=hidden",
     ]

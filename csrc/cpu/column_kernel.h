@@ -46,8 +46,7 @@ struct Prefetch {
   }
 };
 
-// Adds positions [0, positions) of the channels of one read; channels stay in the order of parts. Nothing is derived
-// here: one channel of many would send a whole tile back to memory.
+// Adds positions [0, positions) of the channels of one read; channels stay in the order of parts.
 template <Reading R, typename Source, typename T, typename U>
 NS_HD void add_columns(const Block<T>& block, int64_t positions, int channel, const Ahead<U>& ahead,
                        Tile<accumulate_t<T>>& tile) {

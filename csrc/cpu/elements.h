@@ -58,6 +58,8 @@ struct Extremes {  // float, double
   using V = Vector<A>;
   using M = typename V::M;
   static constexpr int kStep = kWidth<A>;
+  static constexpr int64_t kCapacity = int64_t(1) << 24;  // positions whose count is exact in A
+  static NS_HD T padding() { return -__builtin_inff(); }
   V max, max_adv;
   M count, count_adv;
   NS_HD void clear() {
@@ -89,6 +91,8 @@ struct Extremes {  // float, double
 template <typename T>
 struct Extremes16 {
   static constexpr int kStep = kVectorBytes / 2;
+  static constexpr int64_t kCapacity = int64_t(32767) * kStep;
+  static NS_HD T padding() { return {0xffff}; }
   I16 positive, positive_adv, count, count_adv;
   U16 negative, negative_adv;
   NS_HD void clear() {
@@ -97,8 +101,13 @@ struct Extremes16 {
     count = count_adv = I16{};
   }
   NS_HD void add(const T* z, const T* z_adv) {
-    add_half(z, positive, negative, count);
-    add_half(z_adv, positive_adv, negative_adv, count_adv);
+    const I16 v = load<I16>(z), v_adv = load<I16>(z_adv);
+    positive = larger(v, positive);
+    positive_adv = larger(v_adv, positive_adv);
+    negative = smaller((U16)v, negative);
+    negative_adv = smaller((U16)v_adv, negative_adv);
+    count -= (I16)(v > 0);
+    count_adv -= (I16)(v_adv > 0);
   }
   // The maximum of at least one element.
   static NS_HD float value(int16_t high, uint16_t low) { return to_float(T{high >= 0 ? uint16_t(high) : low}); }
@@ -111,20 +120,31 @@ struct Extremes16 {
     for (int i = 0; i < kStep; ++i)
       count_positive[i] += float(counts[i]), count_positive_adv[i] += float(counts_adv[i]);
   }
+  NS_HD VF largest() const { return largest_of(positive, negative); }
+  NS_HD VF largest_adv() const { return largest_of(positive_adv, negative_adv); }
+  NS_HD VF positives() const { return sum_pairs(count); }
+  NS_HD VF positives_adv() const { return sum_pairs(count_adv); }
 
  private:
-  static NS_HD void add_half(const T* x, I16& high, U16& low, I16& above) {
-    const I16 v = load<I16>(x);
-    high = larger(v, high);
-    low = smaller((U16)v, low);
-    above -= (I16)(v > 0);
-  }
+  // The maximum of at least one element per lane.
+  static NS_HD I16 bits_of(I16 high, U16 low) { return choose(high, (I16)low, (I16)(high >= 0)); }
   static NS_HD void add_largest(float* largest, I16 high, U16 low) {
     alignas(64) T bits[kStep];
-    store(bits, choose(high, (I16)low, (I16)(high >= 0)));
+    store(bits, bits_of(high, low));
     alignas(64) float values[kStep];
     for (int i = 0; i < kStep; i += kSpan<T>) store_in_order<T>(values + i, bits + i);
     for (int i = 0; i < kStep; ++i) largest[i] = larger(values[i], largest[i]);
+  }
+  static NS_HD VF largest_of(I16 high, U16 low) {
+    alignas(64) T bits[kStep];
+    store(bits, bits_of(high, low));
+    constexpr int kParts = Elements<T>::kParts;
+    return larger(Elements<T>::part(bits, 0), Elements<T>::part(bits + (kParts == 1 ? kWidth<float> : 0), kParts - 1));
+  }
+  // Widened before they are added: 16 bits could overflow.
+  static NS_HD VF sum_pairs(I16 counts) {
+    const I32 words = (I32)counts;
+    return {__builtin_convertvector(((words << 16) >> 16) + (words >> 16), F32)};
   }
 };
 template <>

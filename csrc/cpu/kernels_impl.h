@@ -24,6 +24,9 @@ namespace NS_ISA {
 //
 #include "project_kernel.h"
 
+// Rows shorter than this are transposed: folding the lanes of every statistic would cost more.
+constexpr int64_t kLongRow = 56;
+
 // Short rows as they are to be read: their ReLU where that is wanted.
 template <typename T>
 TileInput<T> relu_of_rows(const TileInput<T>& in, int64_t positions) {
@@ -31,19 +34,15 @@ TileInput<T> relu_of_rows(const TileInput<T>& in, int64_t positions) {
   return in.after_relu();
 }
 
-// Rows shorter than this are transposed: storing and folding the lanes of every statistic would cost more.
-constexpr int64_t kLongRow = 32;
-
 template <Reading R, typename T>
 void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out) {
-  constexpr int64_t kExactCount = int64_t(1) << 24;  // positions whose count is exact in float32
   if (positions < (R == kEverything ? kLongRow : kGroup<T>)) {
     tile_statistics<R, RowSource<T>>(relu_of_rows(in, positions), positions, out);
   } else if constexpr (R != kEverything) {
     long_row_sums<R>(in, positions, *out);
   } else {
     long_rows(in, positions, *out);
-    finish_tile<R>(RowSource<T>(in.after_relu()), positions, in.channels, positions > kExactCount, *out);
+    finish_tile<R>(RowSource<T>(in.after_relu()), positions, in.channels, positions > Extremes<T>::kCapacity, *out);
   }
 }
 

@@ -150,9 +150,6 @@ struct Largest {
   NS_HD V operator()(V a, V b) const {
     return choose(a, b, a > b);
   }
-#if defined(NS_AVX2)
-  NS_HD F32 operator()(F32 a, F32 b) const { return (F32)_mm256_max_ps((__m256)a, (__m256)b); }
-#endif
 };
 struct Smallest {
   template <typename V>
@@ -195,39 +192,6 @@ NS_HD VF load_half(const Half* p) {
 using neurosens::larger;
 using neurosens::sign;
 using neurosens::where_zero;
-
-// How often two masks of 16-bit lanes were set, over at most 255 additions.
-#if defined(NS_AVX2)
-struct PairCounts {  // both in the bytes of one register
-  typedef int8_t Bytes __attribute__((vector_size(kVectorBytes)));
-  Bytes count;
-  NS_HD void add(I16 mask, I16 mask_adv) { count -= (Bytes)_mm256_packs_epi16((__m256i)mask, (__m256i)mask_adv); }
-  NS_HD VF first() const { return counted((I32){-1, 0, 0, 0, -1, 0, 0, 0}); }
-  NS_HD VF second() const { return counted((I32){0, 0, -1, 0, 0, 0, -1, 0}); }
-
- private:
-  NS_HD VF counted(I32 quarters) const {
-    const I32 sums = (I32)_mm256_sad_epu8((__m256i)count, _mm256_setzero_si256());
-    return {__builtin_convertvector(sums & quarters, F32)};
-  }
-};
-#else
-struct PairCounts {
-  I16 count, count_adv;
-  NS_HD void add(I16 mask, I16 mask_adv) {
-    count -= mask;
-    count_adv -= mask_adv;
-  }
-  NS_HD VF first() const { return counted(count); }
-  NS_HD VF second() const { return counted(count_adv); }
-
- private:
-  static NS_HD VF counted(I16 counts) {
-    const I32 words = (I32)counts;
-    return {__builtin_convertvector((words & 0xffff) + (words >> 16), F32)};
-  }
-};
-#endif
 
 // The lanes of a register as doubles, for sums across samples.
 template <typename A>

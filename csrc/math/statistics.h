@@ -68,8 +68,7 @@ struct RowSums {
   V sum[kRowSums];
   V change_max;
 
-  // All of them. The order of these sums, and of those below, decides whether the registers of CUDA and of AVX2
-  // suffice.
+  // The order of these sums decides whether the registers of CUDA and of AVX2 suffice.
   NS_HD void add(V z, V z_adv) {
     const V d = z_adv - z;
     const V size = absolute(d);
@@ -78,7 +77,8 @@ struct RowSums {
       sum[kChangeSq] = fused_multiply_add(d, d, sum[kChangeSq]);
       sum[kChangeDot] = fused_multiply_add(d, z, sum[kChangeDot]);
       sum[kBenignSq] = fused_multiply_add(z, z, sum[kBenignSq]);
-      add_derived(z, z_adv);
+      sum[kAdversarialSq] = fused_multiply_add(z_adv, z_adv, sum[kAdversarialSq]);
+      sum[kPairDot] = fused_multiply_add(z, z_adv, sum[kPairDot]);
     }
     if constexpr (R == kEverything) {
       sum[kChangeSum] += d;
@@ -88,42 +88,7 @@ struct RowSums {
       change_max = larger(size, change_max);
     }
   }
-  // All that derive_moments cannot find, and what it can.
-  NS_HD void add_underived(V z, V z_adv) {
-    if constexpr (R == kEverything) {  // the element that is done with first comes first: registers are scarce
-      sum[kAdversarialSum] += z_adv;
-      sum[kBenignSum] += z;
-      sum[kBenignL1] += absolute(z);
-    }
-    const V d = z_adv - z;
-    if constexpr (R != kChange) {
-      sum[kBenignSq] = fused_multiply_add(z, z, sum[kBenignSq]);
-      sum[kChangeDot] = fused_multiply_add(d, z, sum[kChangeDot]);
-      sum[kChangeSq] = fused_multiply_add(d, d, sum[kChangeSq]);
-    }
-    if constexpr (R == kEverything) sum[kChangeSum] += d;
-    const V size = absolute(d);
-    sum[kChangeL1] += size;
-    if constexpr (R == kEverything) change_max = larger(size, change_max);
-  }
-  NS_HD void add_derived(V z, V z_adv) {
-    sum[kAdversarialSq] = fused_multiply_add(z_adv, z_adv, sum[kAdversarialSq]);
-    sum[kPairDot] = fused_multiply_add(z, z_adv, sum[kPairDot]);
-  }
 };
-
-// <z, z'> and |z'|^2 from <z, z> and the sums of d = z' - z, and whether they are as accurate as sums of their own.
-// If those three have relative errors of at most e against the sums of magnitudes, <z, z'> has at most
-// e |z| (|z| + |d|) and |z'|^2 at most e (|z| + |d|)^2. They count as accurate where that is at most 2 e |<z, z'>|
-// and 2 e |z'|^2: z' is not small against z, nor at a wide angle to it. Anything not finite never counts.
-template <typename A>
-NS_HD bool derive_moments(A change_sq, A change_dot, A benign_sq, A& pair_dot, A& adversarial_sq) {
-  pair_dot = benign_sq + change_dot;
-  adversarial_sq = pair_dot + (change_dot + change_sq);
-  const A size = square_root(benign_sq), reach = size + square_root(change_sq);
-  const bool finite = adversarial_sq - adversarial_sq == 0;
-  return finite & (size * reach <= 2 * absolute(pair_dot)) & (reach * reach <= 2 * adversarial_sq);
-}
 
 // A maximum that skipped NaN becomes NaN where its sum is NaN. Squares are used for z and z':
 // infinities of both signs cancel in a plain sum, never there.

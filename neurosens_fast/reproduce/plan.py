@@ -82,12 +82,12 @@ _SMALL_GRIDS: dict[str, Any] = {
     "suppressions": (0.3, 1.0),
     "weights": (0.3, 1.0),
     "boundary_samples": 100,
-    "test_samples": 500,
+    "test_samples": 300,
 }
 _OF_DATA: dict[str, dict[str, Any]] = {
     "digits": {},
-    "mnist": {"model": "mnist-cnn", "eps": 0.1, "epochs": 5, "samples": 3000, **_SMALL_GRIDS},
-    "fashion-mnist": {"model": "mnist-cnn", "eps": 0.05, "epochs": 5, "samples": 3000, **_SMALL_GRIDS},
+    "mnist": {"model": "mnist-cnn", "eps": 0.1, "epochs": 5, "samples": 2000, **_SMALL_GRIDS},
+    "fashion-mnist": {"model": "mnist-cnn", "eps": 0.05, "epochs": 5, "samples": 2000, **_SMALL_GRIDS},
     "cifar10": {"model": "cifar-resnet18", "eps": 8 / 255, "epochs": 20, "batch_size": 128, **_SMALL_GRIDS},
 }
 

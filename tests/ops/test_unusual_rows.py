@@ -1,4 +1,4 @@
-"""Rows that one pass over them does not settle, and mixes of them with others, against the float64 reference."""
+"""Rows that are alike, far apart, tiny, zero, negative or sparse, and mixes of them, against float64."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_non_finite_elements_stay_in_their_row(positions: int, dtype: torch.dtyp
 
 @pytest.mark.parametrize("positions", [16, 700])
 def test_squares_beyond_the_range_of_float32(positions: int, device: str) -> None:
-    """Sums that overflow are what they are when summed one by one, whatever they could be derived from."""
+    """Sums that overflow are what they are when summed one by one."""
     z = torch.full((1, 3, positions), 1e19, device=device)
     z_adv = torch.ones_like(z)
     z_adv[0, 1] = -1e19
