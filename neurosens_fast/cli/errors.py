@@ -22,7 +22,7 @@ _LONGEST = 400
 
 _TYPED_WRONG = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 _MEMORY = ("out of memory", "can't allocate memory")  # what torch says on CUDA and on the CPU
-_OUTSIDE = (ModuleNotFoundError, OSError, RuntimeError)
+_OUTSIDE = (ModuleNotFoundError, OSError, RuntimeError, FloatingPointError)
 
 
 class _Fault(NamedTuple):

@@ -43,7 +43,7 @@ class OutputFolder:
             try:
                 for folder in (*reversed(self.path.absolute().parents), self.path):
                     if not folder.is_dir():
-                        folder.mkdir()
+                        folder.mkdir(exist_ok=True)  # another process of torchrun may be first
                         made.append(folder)
                 trial = self.path / f".{secrets.token_hex(8)}"
                 trial.touch(exist_ok=False)

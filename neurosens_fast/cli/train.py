@@ -59,7 +59,7 @@ def run(
     from neurosens_fast.training.checkpoints import FILES
     from neurosens_fast.training.fit import fit
     from neurosens_fast.training.methods import method_named
-    from neurosens_fast.training.processes import local_device, process_group, rank_and_world
+    from neurosens_fast.training.processes import local_device, process_group, rank_and_world, wait_for_all
     from neurosens_fast.training.progress import epoch_line
 
     from .prepare import check_fit, chosen_device, load_network, parameters
@@ -85,6 +85,7 @@ def run(
         if output.overwrite and rank_and_world()[0] == 0:
             for file in FILES:
                 (path / file).unlink(missing_ok=True)
+        wait_for_all()
         print_facts(
             console,
             [

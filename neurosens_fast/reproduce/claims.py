@@ -21,7 +21,7 @@ MASKED = ("standard", "pgd-at", "sns")
 """The models of the first claim."""
 JUDGES = ("fgsm", "pgd-20", "apgd-ce", "apgd-dlr")
 OVERLAPPING = ("fgsm", "mifgsm", "pgd-20", "apgd-ce")
-SCALES = (0.5, 1.0, 2.0)
+SCALES = (0.5, 2.0)
 SHARE = 0.1
 """The top share of a layer whose overlap is measured, as EvalBox shows it."""
 
@@ -112,8 +112,6 @@ def _overlap(models: Models, method: str) -> list[dict[str, Any]]:
     rows = []
     for first, ours in sets.items():
         for second, theirs in sets.items():
-            if first != second and first[1] != 1.0 and second[1] != 1.0 and first[0] != second[0]:
-                continue
             shares = [len(ours[layer] & theirs[layer]) / len(ours[layer]) for layer in ours]
             rows.append(
                 {

@@ -80,7 +80,8 @@ def _setting(plan: Plan, data: str, rows: Rows, machine: str) -> str:
         f"the attack and in the update) as {plan.epochs} epochs of PGD adversarial training with {plan.steps} steps: "
         f"{budget}.\n"
         f"- Weights (and k of SNS) are chosen by accuracy under PGD on the validation part, with a seed that is not "
-        "reported; so is each run's best epoch. The test part is used for this report alone.\n"
+        "reported; so is each run's best epoch (of standard training by clean accuracy). The test part is used for "
+        "this report alone.\n"
         "- The models are small and the runs short. The paper's networks and data sets are larger; this shows what "
         "comes out at this size.\n"
         f"- Machine: {machine}."
@@ -114,8 +115,9 @@ def _robustness_table(rows: Rows) -> str:
         cells = [_spread([row[column] for row in own], 100 if column in ACCURACIES else 1) for column in columns]
         lines.append(f"| {method} | {' | '.join(cells)} | {statistics.median(row['seconds'] for row in own):.0f} |")
     text = (
-        "Accuracies in %. EBD: mean distance to the boundary along random directions (L2); EBD-2: gradient steps of "
-        "eps / 20 until the prediction changes; ENI: change of the loss per change of the input, where less is calmer. "
+        "Accuracies in %. EBD: mean distance to the boundary along random directions (L2; 8 where none is nearer); "
+        "EBD-2: gradient steps of eps / 20 until the prediction changes (at most 100); ENI: change of the loss per "
+        "change of the input, where less is calmer. "
         "The worst case is over FGSM, PGD-20, APGD-CE and APGD-DLR."
     )
     return "\n".join([text, "", *lines, "", "![Accuracy under attacks](robustness.png)"])
@@ -163,7 +165,7 @@ def _overlaps(rows: Rows) -> str:
             "between eps and its half or double"
         )
     return (
-        f"The 10 % most sensitive neurons of a layer in common (10 % by chance): {'; '.join(parts)}.\n\n"
+        f"The 10 % most sensitive neurons of a layer in common (about 10 % by chance), seed 0: {'; '.join(parts)}.\n\n"
         "![Overlap of the most sensitive neurons](overlap.png)"
     )
 

@@ -59,14 +59,16 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def check_same_run(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """``CheckpointError`` that names what differs between the run of a checkpoint and the one asked for."""
-    for name in ("method", "model"):
-        if found[name] != wanted[name]:
-            raise CheckpointError(
-                f"{path} is of another {name}: {found[name]!r}, not {wanted[name]!r}; give another folder, or the same "
-                f"{name}"
-            )
-    ours, theirs = wanted["settings"], found["settings"]
-    differing = [f"{name} {theirs.get(name)!r} (now {ours[name]!r})" for name in ours if theirs.get(name) != ours[name]]
+    for name in ("method", "model", "data", "attack"):
+        if found.get(name) != wanted[name]:
+            theirs = f"{found.get(name)!r}, not {wanted[name]!r}"
+            raise CheckpointError(f"{path} is of another {name}: {theirs}; give the same, or another folder")
+    before = found["settings"]
+    differing = [  # by their texts, since 1 neuron is not 1.0 of all
+        f"{name} {before.get(name)!r} (now {value!r})"
+        for name, value in wanted["settings"].items()
+        if repr(before.get(name)) != repr(value)
+    ]
     if found["epochs"] != wanted["epochs"]:
         differing.append(f"epochs {found['epochs']} (now {wanted['epochs']})")
     if found["steps_per_epoch"] != wanted["steps_per_epoch"]:

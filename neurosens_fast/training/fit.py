@@ -47,8 +47,10 @@ def fit(
     """Train ``model`` in place by one of :data:`~neurosens_fast.training.METHODS`; returns a :class:`TrainingResult`.
 
     ``train`` and ``val`` are two tensors (images ``[N, *S]`` in [0, 1], labels ``[N]``), a data set of samples, or an
-    iterable of batches with a length, such as a ``DataLoader``; tensors go to the device whole. ``attack`` replaces
-    the method's own in the loop: any callable ``(x, y) -> x_adv``. ``settings`` are the fields of
+    iterable of batches with a length, such as a ``DataLoader``; tensors go to the device whole, a ``DeviceLoader`` is
+    used as it is. ``attack`` replaces
+    the method's own in the loop: any callable ``(x, y) -> x_adv``, called with
+    the model in evaluation mode. ``settings`` are the fields of
     :class:`~neurosens_fast.training.Settings`, the same for all methods::
 
         result = fit(model, (x, y), (x_val, y_val), "sns", epochs=20, eps=0.15, k=0.1, out="run1")
@@ -64,11 +66,11 @@ def fit(
 
     Raises ``ValueError`` or ``TypeError`` with one sentence for settings, data and checkpoints that do not fit;
     :class:`~neurosens_fast.training.DivergedError` where the loss is not finite, naming batch and layer, before the
-    weights are harmed, with the last good checkpoint in place; ``OSError`` where a file cannot be written, with the
+    update, with the last good checkpoint in place; ``OSError`` where a file cannot be written, with the
     old ones in place. Global random generators are as they were.
     """
     chosen, recipe = settings_from(settings), method_named(method)
-    recipe.check(method, chosen)
+    recipe.check(method, chosen, attack)
     _check(model, val, epochs, out, resume, tensorboard)
     place = _device(model, device)
     model.to(place)
@@ -89,7 +91,7 @@ def fit(
     )
     facts = {
         "model": describe_model(hookable(model)) if model_description is None else model_description,
-        "train": describe_data(train) if data_description is None else data_description,
+        "data": f"{describe_data(train)}, {describe_data(val)}" if data_description is None else data_description,
         "attack": "the method's own" if attack is None else describe_callable(attack),
         "versions": package_versions(),
     }

@@ -15,7 +15,10 @@ from neurosens_fast.attacks.arguments import check_count
 from neurosens_fast.audit.batches import is_sample
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Inputs ``[N, *S]``, labels ``[N]`` int64, and the samples' numbers in the data set ``[N]`` int64 on the CPU."""
+"""Inputs ``[N, *S]``, labels ``[N]`` int64, and numbers of the samples ``[N]`` int64 on the CPU.
+
+The numbers are those in the data set where it is known, else places in the epoch; no two samples of it share one.
+"""
 
 
 class DeviceLoader:
@@ -120,10 +123,18 @@ class _AnyLoader:
     """Batches of a data set or of an iterable of batches, as :class:`DeviceLoader` gives them."""
 
     def __init__(
-        self, data: Any, device: torch.device | None, crop: int, flip: bool, seed: int, sampler: Any = None
+        self,
+        data: Any,
+        device: torch.device | None,
+        crop: int,
+        flip: bool,
+        seed: int,
+        sampler: Any = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self._data, self._device, self._crop, self._flip, self._seed = data, device, crop, flip, seed
-        self._sampler = sampler
+        self._sampler, self._rank, self._world = sampler, rank, world
 
     def __len__(self) -> int:
         if not isinstance(self._data, Sized):
@@ -133,7 +144,7 @@ class _AnyLoader:
     def batches(self, epoch: int) -> Iterator[Batch]:
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
-        generator = epoch_generator(self._seed, epoch)
+        generator = epoch_generator(self._seed + self._rank, epoch)
         if isinstance(self._data, DataLoader) and self._data.generator is not None:
             self._data.generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         done = 0
@@ -147,7 +158,7 @@ class _AnyLoader:
                     f"a batch of the training data has images {list(inputs.shape)} and labels {list(labels.shape)}; "
                     "they must be [N, ...] and [N]"
                 )
-            index = torch.arange(done, done + len(inputs))
+            index = self._rank + self._world * torch.arange(done, done + len(inputs))
             done += len(inputs)
             if self._crop or self._flip:
                 here = torch.arange(len(inputs))
@@ -173,11 +184,14 @@ def loader_of(
 ) -> Loader:
     """Training batches of ``data``: two tensors, a data set of samples, or an iterable of batches with a length.
 
-    Tensors go to the device whole. A map-style data set is shuffled and read by ``workers``; what gives batches comes
-    as it is, and in a distributed run must give each process its own.
+    Tensors go to the device whole. A map-style data set is shuffled and read by ``workers``. A :class:`DeviceLoader`
+    and what else gives batches is used as it is, and in a distributed run must give each process its own;
+    ``ValueError`` for a ``DataLoader`` that would give all of them the same.
     """
     if isinstance(data, DeviceLoader):
-        data = (data.images, data.labels)
+        if data.world != world:
+            raise ValueError(f"the DeviceLoader is for {data.world} processes, not {world}; give it rank= and world=")
+        return data
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(item, Tensor) for item in data):
@@ -193,14 +207,17 @@ def loader_of(
             num_workers=workers,
             generator=torch.Generator(),
         )
-        return _AnyLoader(loader, device, crop, flip, seed, sampler)
+        return _AnyLoader(loader, device, crop, flip, seed, sampler, rank, world)
     if not isinstance(data, Iterable):
         raise TypeError(
             f"train must be two tensors, a data set, or an iterable of batches (images, labels), got a "
             f"{type(data).__name__}"
         )
     sampler = getattr(data, "sampler", None)
-    return _AnyLoader(data, device, crop, flip, seed, sampler if hasattr(sampler, "set_epoch") else None)
+    divided = hasattr(sampler, "set_epoch")
+    if isinstance(data, DataLoader) and world > 1 and not divided and not isinstance(data.dataset, IterableDataset):
+        raise ValueError("in a distributed run the DataLoader needs a DistributedSampler; or give the data set itself")
+    return _AnyLoader(data, device, crop, flip, seed, sampler if divided else None, rank, world)
 
 
 def _is_map_style(data: Any) -> bool:

@@ -57,8 +57,10 @@ class Method:
         options |= {"norm": settings.norm, "loss": self.attack}
         return PGD(model, settings.eps, alpha, settings.steps, **options)
 
-    def check(self, name: str, settings: Settings) -> None:
+    def check(self, name: str, settings: Settings, attack: object) -> None:
         """``ValueError`` for settings that mean something else than the method can do."""
+        if self.attack is None and attack is not None:
+            raise ValueError(f"method {name!r} attacks nothing; leave attack out, or choose 'pgd-at'")
         if self.attack == "fast" and settings.norm != "linf":
             raise ValueError(f"method {name!r} takes steps in the Linf ball only, got norm={settings.norm!r}")
 

@@ -21,6 +21,8 @@ def rank_and_world() -> tuple[int, int]:
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """A process group for the processes that ``torchrun`` started (nccl on CUDA, else gloo); nothing without it."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams that torch makes by itself belong to the current device
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -52,6 +54,12 @@ def anywhere(flag: bool, device: torch.device) -> bool:
     shared = torch.tensor(int(flag), device=device)
     dist.all_reduce(shared, dist.ReduceOp.MAX)
     return bool(shared)
+
+
+def raise_together(problem: Exception | None, where: str, device: torch.device) -> None:
+    """Raise ``problem``, and in the processes that have none an error too: else they would wait for this one."""
+    if anywhere(problem is not None, device):
+        raise problem or RuntimeError(f"another process stopped in {where}; its message says why")
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from neurosens_fast.support.random_state import random_state
 from . import checkpoints
 from .board import Board
 from .loader import Loader, epoch_seed, steps_of
-from .processes import rank_and_world, share_buffers, summed, wait_for_all
+from .processes import raise_together, rank_and_world, share_buffers, summed
 from .progress import epoch_bar
 from .result import COLUMNS, Epoch, TrainingResult, rows_as_json, rows_from_json
 from .settings import Settings
@@ -62,13 +62,13 @@ class Run:
                 break
             row = self._epoch(epoch, progress)
             self.history.append(row)
-            better = self._validated(epoch) and self.watch.add(epoch, self._followed(row))
-            if better:
-                self.best = checkpoints.model_tensors(self.step.evaluated)
-            elif self._validated(epoch):
-                self._look_for_an_end(row)
+            if self._validated(epoch):
+                if self.watch.add(epoch, self._followed(row)):
+                    self.best = checkpoints.model_tensors(self.step.evaluated)
+                else:
+                    self._look_for_an_end(row)
             if folder is not None:
-                self._save(folder, row, better)
+                self._save(folder, epoch)
             board.add(row)
             if on_epoch is not None:
                 on_epoch(row)
@@ -107,6 +107,7 @@ class Run:
             )
         if (weights := bad_weights(step.evaluated)) is not None:
             raise DivergedError(f"{weights} after epoch {epoch}, though the loss was; {MEND}")
+        share_buffers(step.model)
         share_buffers(step.evaluated)
         totals = summed(step.totals.clone())
         loss, term, accuracy = step.means(totals)
@@ -132,7 +133,7 @@ class Run:
         accuracy, watch = self._followed(row), self.watch
         if watch.collapsed(accuracy):
             best = f"{watch.best:.1%} in epoch {watch.best_epoch}"
-            if watch.collapse == "back-off" and watch.back_offs < BACK_OFFS:
+            if watch.collapse == "back-off" and watch.back_offs < BACK_OFFS and row.epoch < self.epochs:
                 watch.back_offs += 1
                 self.step.lr_factor *= 0.5
                 checkpoints.load_tensors(self.step.model, self.best)
@@ -146,28 +147,39 @@ class Run:
 
     # On disk.
 
-    def _save(self, folder: Path, row: Epoch, better: bool) -> None:
-        """Write what the epoch changed; the checkpoint last of what a run goes on from."""
-        tensors, plain = checkpoints.optimizer_tensors(self.step.optimizer)
+    def _save(self, folder: Path, epoch: int) -> None:
+        """Write the checkpoint, and then what people read and use, which can be made of it again."""
+        problem = None
         if rank_and_world()[0] == 0:
-            now = checkpoints.model_tensors(self.step.evaluated)
-            for name, state, wanted in ((checkpoints.BEST, self.best, better), (checkpoints.LAST, now, True)):
-                if wanted:
-                    checkpoints.save_weights(folder / name, state, {**self.facts, "epoch": row.epoch})
-            state = checkpoints.under("model", checkpoints.model_tensors(self.step.model))
-            state |= checkpoints.under("best", self.best) | checkpoints.under("optimizer", tensors)
-            if self.step.ema is not None:
-                state |= checkpoints.under("ema", checkpoints.model_tensors(self.step.ema))
-            facts = {**self.facts, **self._progress(), "optimizer": plain, "scaler": self.step.scaler.state_dict()}
-            if self.step.sns is not None:
-                chosen = self.step.sns.get_extra_state()
-                state |= checkpoints.under(
-                    "sns", {name: value.cpu() for name, value in chosen.items() if isinstance(value, Tensor)}
-                )
-                facts["sns"] = {name: value for name, value in chosen.items() if not isinstance(value, Tensor)}
-            checkpoints.save_checkpoint(folder / checkpoints.CHECKPOINT, state, facts)
-            save_summary(folder, {**self.facts, **self._progress()}, self.history)
-        wait_for_all()
+            try:
+                self._save_checkpoint(folder / checkpoints.CHECKPOINT)
+                self._save_results(folder, epoch)
+            except (OSError, ValueError) as error:
+                problem = error
+        raise_together(problem, "saving", self.step.device)
+
+    def _save_checkpoint(self, path: Path) -> None:
+        step = self.step
+        tensors, plain = checkpoints.optimizer_tensors(step.optimizer)
+        state = checkpoints.under("model", checkpoints.model_tensors(step.model))
+        state |= checkpoints.under("best", self.best) | checkpoints.under("optimizer", tensors)
+        if step.ema is not None:
+            state |= checkpoints.under("ema", checkpoints.model_tensors(step.ema))
+        facts = {**self.facts, **self._progress(), "optimizer": plain, "scaler": step.scaler.state_dict()}
+        if step.sns is not None:
+            chosen = step.sns.get_extra_state()
+            kept = {name: value.cpu() for name, value in chosen.items() if isinstance(value, Tensor)}
+            state |= checkpoints.under("sns", kept)
+            facts["sns"] = {name: value for name, value in chosen.items() if name not in kept}
+        checkpoints.save_checkpoint(path, state, facts)
+
+    def _save_results(self, folder: Path, epoch: int) -> None:
+        weights = {checkpoints.LAST: (checkpoints.model_tensors(self.step.evaluated), epoch)}
+        if self.best:
+            weights[checkpoints.BEST] = (self.best, self.watch.best_epoch)
+        for name, (state, of_epoch) in weights.items():
+            checkpoints.save_weights(folder / name, state, {**self.facts, "epoch": of_epoch})
+        save_summary(folder, {**self.facts, **self._progress()}, self.history)
 
     def _progress(self) -> dict[str, Any]:
         return {
@@ -192,6 +204,8 @@ class Run:
         self.history = rows_from_json(facts["history"])
         self.watch.load(facts["watch"])
         self.step.lr_factor, self.stopped = float(facts["lr_factor"]), str(facts["stopped"])
+        if rank_and_world()[0] == 0:
+            self._save_results(folder, len(self.history))  # the process may have ended before it wrote them
 
 
 def save_summary(folder: Path, facts: dict[str, Any], history: list[Epoch]) -> None:

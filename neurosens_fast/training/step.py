@@ -13,10 +13,11 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from neurosens_fast.attacks import run_attack
+from neurosens_fast.capture import evaluation_mode, logits_of
 from neurosens_fast.nn import SNSLoss
 
 from .methods import Method, Outputs
-from .processes import anywhere, rank_and_world
+from .processes import raise_together, rank_and_world
 from .settings import Settings, schedule_factor
 from .watch import DivergedError, place_of_failure
 
@@ -77,7 +78,7 @@ class Step:
     def __call__(self, images: Tensor, labels: Tensor, index: Tensor, done: float, where: str) -> None:
         """Update the model by one batch; ``done`` is the share of all steps behind, ``where`` names the batch.
 
-        Raises :class:`DivergedError` before the update where the loss is not finite.
+        Raises :class:`DivergedError` before the update where the loss is not finite, in every process at once.
         """
         if self.settings.channels_last and images.dim() == 4:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -87,11 +88,13 @@ class Step:
         with self._autocast():
             outputs = self._outputs(images, adversarial, labels)
             loss = self.method.loss(outputs, self.settings)
-        if anywhere(not bool(loss.isfinite()), self.device):
+        problem = None
+        if not bool(loss.isfinite()):
             seen = images if adversarial is None else torch.cat([images, adversarial])
-            with self._autocast():
-                place = place_of_failure(self.model, seen) or "every layer's output is finite, the loss overflows"
-            raise DivergedError(f"the loss is not finite in {where}: {place}; {MEND}")
+            problem = self._failure(seen, where) or DivergedError(
+                f"the loss is not finite in {where}, though every layer's output is: it overflows; {MEND}"
+            )
+        raise_together(problem, where, self.device)
         self._note(loss, outputs)
         self._update(loss, done)
 
@@ -114,32 +117,52 @@ class Step:
             self.sns.detach()
 
     def _attacked(self, images: Tensor, labels: Tensor, index: Tensor, where: str) -> Tensor | None:
-        if self.attack is None:
-            return None
+        """What the attack makes of the images, with the model in evaluation mode whoever wrote the attack."""
+        adversarial, problem = None, None
         try:
-            return run_attack(self.attack, images, labels, index)
-        except ValueError as error:  # what attacks say of gradients that are not finite
-            place = place_of_failure(self.model, images)
-            if place is None:
-                raise
-            raise DivergedError(f"the loss is not finite in {where}: {place}; {MEND}") from error
+            if self.attack is not None:
+                with evaluation_mode(self.model):
+                    adversarial = run_attack(self.attack, images, labels, index)
+        except ValueError as error:  # among others what attacks say of gradients that are not finite
+            problem = self._failure(images, where) or type(error)(f"{where}: {error}")
+            problem.__cause__ = error
+        raise_together(problem, where, self.device)
+        return adversarial
+
+    def _failure(self, inputs: Tensor, where: str) -> Exception | None:
+        """The error that says where values stop being finite; None where all are."""
+        if not bool(inputs.isfinite().all()):
+            return ValueError(f"the inputs of {where} are not finite; mend the training data")
+        with self._autocast():
+            place = place_of_failure(self.model, inputs)
+        return None if place is None else DivergedError(f"the loss is not finite in {where}: {place}; {MEND}")
 
     def _outputs(self, images: Tensor, adversarial: Tensor | None, labels: Tensor) -> Outputs:
         if adversarial is None:
-            return Outputs(self.network(images), None, labels)
+            return Outputs(self._logits(images, labels), None, labels)
         if not self.method.pairs:
-            return Outputs(None, self.network(adversarial), labels)
+            return Outputs(None, self._logits(adversarial, labels), labels)
         sns = self.sns
         if self.settings.joint:
             with nullcontext() if sns is None else sns.pairs():
-                logits = self.network(torch.cat([images, adversarial]))
+                logits = self._logits(torch.cat([images, adversarial]), labels)
             benign, attacked = logits[: len(images)], logits[len(images) :]
         else:
             with nullcontext() if sns is None else sns.benign():
-                benign = self.network(images)
+                benign = self._logits(images, labels)
             with nullcontext() if sns is None else sns.adversarial():
-                attacked = self.network(adversarial)
+                attacked = self._logits(adversarial, labels)
         return Outputs(benign, attacked, labels, None if sns is None else sns.loss())
+
+    def _logits(self, images: Tensor, labels: Tensor) -> Tensor:
+        logits = logits_of(self.network(images), len(images))
+        if logits is None:
+            raise ValueError("the model must return logits [N, classes] in training; wrap it in a module that does")
+        if self.attack is None:  # attacks look for themselves
+            least, most = (int(label) for label in labels.aminmax())
+            if least < 0 or most >= logits.shape[1]:
+                raise ValueError(f"labels must lie in 0..{logits.shape[1] - 1}, got {least}..{most}")
+        return logits
 
     def _note(self, loss: Tensor, outputs: Outputs) -> None:
         logits = outputs.benign if outputs.adversarial is None else outputs.adversarial
@@ -163,6 +186,9 @@ class Step:
         self.scaler.update()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
+            for average, buffer in zip(self.ema.module.buffers(), self.model.buffers(), strict=True):
+                if not average.is_floating_point():  # counts and indices, which have no mean
+                    average.copy_(buffer)
 
     def _factor(self, done: float) -> float:
         return self.lr_factor * schedule_factor(self.settings.schedule, done)

@@ -28,9 +28,12 @@ class Validation:
     def __call__(self, model: nn.Module) -> tuple[float, float]:
         """Both accuracies; ``ValueError`` for data that give no sample."""
         settings = self._settings
+        # Without a graph: each batch has another number of samples to attack.
         if self._attack is None or self._attack.model is not model:
             alpha = 2.5 * settings.eps / max(1, settings.val_steps)
-            self._attack = PGD(model, settings.eps, alpha, settings.val_steps, norm=settings.norm, seed=settings.seed)
+            self._attack = PGD(
+                model, settings.eps, alpha, settings.val_steps, norm=settings.norm, seed=settings.seed, graph=False
+            )
         rank, world = rank_and_world()
         counts = torch.zeros(3, dtype=torch.float64, device=self._device)
         first = 0

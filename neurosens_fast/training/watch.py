@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from neurosens_fast.capture import untouched
+
+from .processes import rank_and_world
 
 BACK_OFFS = 3
 """How often a run goes back to its best weights before it stops."""
@@ -59,16 +59,16 @@ class Watch:
 def place_of_failure(model: nn.Module, inputs: Tensor) -> str | None:
     """Where in ``model`` values stop being finite: words that name a parameter or a layer; None where all are.
 
-    ``inputs`` ``[N, ...]`` go through it once more in its present modes; it is left as it was.
+    ``inputs`` ``[N, ...]`` go through it once more in its present modes (of one process alone: layers may wait for
+    others) and in evaluation mode, as attacks see it; it is left as it was.
     """
-    if not bool(inputs.isfinite().all()):
-        return "the inputs themselves are not finite"
     if (weights := bad_weights(model)) is not None:
         return weights
-    found: list[str] = []
-    with _first_bad_output(model, found), torch.no_grad():
-        model(inputs)
-    return f"layer {found[0]!r} is the first whose output is not finite" if found else None
+    modes = [{}, {module: module.training for module in model.modules()}]
+    for training in modes[: 1 if rank_and_world()[1] > 1 else 2][::-1]:
+        if (layer := _first_bad_layer(model, inputs, training)) is not None:
+            return f"layer {layer!r} is the first whose output is not finite"
+    return None
 
 
 def bad_weights(model: nn.Module) -> str | None:
@@ -79,9 +79,8 @@ def bad_weights(model: nn.Module) -> str | None:
     return None
 
 
-@contextmanager
-def _first_bad_output(model: nn.Module, found: list[str]) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
+def _first_bad_layer(model: nn.Module, inputs: Tensor, training: dict[nn.Module, bool]) -> str | None:
+    found: list[str] = []
     handles = []
     for name, module in model.named_modules():
         if not any(True for _ in module.children()):
@@ -92,10 +91,11 @@ def _first_bad_output(model: nn.Module, found: list[str]) -> Iterator[None]:
 
             handles.append(module.register_forward_hook(hook))
     try:
-        with untouched(model):
-            for module, training in modes.items():
-                module.training = training
-            yield
+        with untouched(model), torch.no_grad():  # in evaluation mode
+            for module, mode in training.items():
+                module.training = mode
+            model(inputs)
     finally:
         for handle in handles:
             handle.remove()
+    return found[0] if found else None

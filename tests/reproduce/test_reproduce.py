@@ -112,6 +112,10 @@ def masking(gap: float) -> list[dict[str, Any]]:
 def test_verdicts_follow_the_rows() -> None:
     assert verdict_on_masking(masking(0.1)).answer == "holds"
     assert verdict_on_masking(masking(-0.1)).answer == "does not hold"
+    near = masking(0.1)
+    for row in near:
+        row["adversarial_accuracy"] = 0.49 if row["order"] == "least" else row["adversarial_accuracy"]
+    assert verdict_on_masking(near).answer == "holds"  # the claim is about the most sensitive ones
     mixed = masking(0.1)
     mixed[-1 - 4 - 4 - 1]["adversarial_accuracy"] = 0.9
     mixed[-1 - 4 - 4 - 2]["adversarial_accuracy"] = 0.9

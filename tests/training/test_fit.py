@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,43 @@ def test_averaged_weights_are_kept() -> None:
     torch.testing.assert_close(model[0].weight.detach(), average)
 
 
+def test_counts_and_indices_are_not_averaged() -> None:
+    model = network()
+    model.register_buffer("index", torch.arange(9))
+    model.register_buffer("flag", torch.tensor(True))
+    result = fit(model, *data(), "standard", 2, ema=0.9, keep="last", progress=False, **QUICK)
+    assert torch.equal(model.index, torch.arange(9))
+    assert bool(model.flag)
+    assert int(model[1].num_batches_tracked) == 6
+    assert torch.equal(result.best["index"], torch.arange(9))
+
+
+def test_a_device_loader_is_used_as_it_is() -> None:
+    seen: list[list[int]] = []
+
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        seen.append(y.tolist())
+        return x
+
+    (x, y), val = data()
+    fit(network(), DeviceLoader(x, y, 40, shuffle=False), val, "pgd-at", 1, attack=attack, progress=False, **QUICK)
+    assert seen == [part.tolist() for part in y.split(40)]
+
+
+def test_an_attack_of_ones_own_meets_the_model_in_evaluation_mode() -> None:
+    """One that forgets about modes does not move the statistics of batch norm."""
+    model, modes = network(), []
+
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        modes.append([module.training for module in model.modules()])
+        model(x)
+        return x
+
+    fit(model, *data(), "pgd-at", 1, attack=attack, keep="last", progress=False, **QUICK)
+    assert not any(any(mode) for mode in modes)
+    assert int(model[1].num_batches_tracked) == 3
+
+
 def test_settings_are_applied(tmp_path: Path) -> None:
     for settings in (
         {"optimizer": "adam"},
@@ -270,6 +308,19 @@ def test_bad_input(tmp_path: Path) -> None:
         (ValueError, "images must lie in", {"train": (train[0] * 300, train[1])}),
         (ValueError, "labels must lie in 0..2", {"val": (val[0], val[1] + 7)}),
         (ValueError, "layer '2'", {"k": 99}),
+        (ValueError, "method 'standard' attacks nothing", {"method": "standard", "attack": lambda x, y: x}),
+        (
+            ValueError,
+            "labels must lie in 0..2, got 1..9",
+            {"method": "standard", "train": (train[0], train[1] * 4 + 1)},
+        ),
+        (ValueError, "the inputs of epoch 1, batch 1 are not finite", {"train": (train[0] * torch.nan, train[1])}),
+        (
+            ValueError,
+            r"the model must return logits \[N, classes\] in training",
+            {"method": "standard", "model": nn.Sequential(*network()[:3])},
+        ),
+        (ValueError, "the DeviceLoader is for 2 processes, not 1", {"train": DeviceLoader(*train, 32, world=2)}),
     ):
         given: dict[str, Any] = {
             "model": network(), "train": train, "val": val, "method": "sns", "epochs": 1, "progress": False, **QUICK,
@@ -282,3 +333,15 @@ def test_bad_input(tmp_path: Path) -> None:
 def test_defaults_are_documented() -> None:
     text = Settings.__doc__ or ""
     assert all(f"``{name}``" in text for name in Settings.__dataclass_fields__)
+
+
+def test_the_bar_shows_the_epoch_before(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "160")
+    result = fit(network(), *data(), "pgd-at", 2, **QUICK)
+    shown = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    first = result.history[0]
+    assert "epoch 1/2" in shown
+    assert f"epoch 2/2  loss {first.loss:.3f}  clean {first.clean_accuracy:.1%}" in shown
+    assert "3/3" in shown

@@ -99,6 +99,43 @@ def test_a_process_that_is_killed(tmp_path: Path) -> None:
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize("settings", [{"ema": 0.8}, {"val_every": 2, "patience": 2}])
+def test_back_off_and_patience_go_on_alike(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Noise instead of images from the third epoch on: accuracy falls, weights go back, the rate halves."""
+
+    def trained(folder: Path, call: int, resume: bool = False) -> tuple[dict[str, Tensor], list[float]]:
+        model, calls = network(), 3 * 2 if resume else 0
+
+        def attack(x: Tensor, y: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise KilledError
+            return x if calls <= 9 else torch.rand_like(x)
+
+        chosen = {**QUICK, "eps": 0.01, "optimizer": "adam", "lr": 0.02, "schedule": "constant"}
+        chosen |= {"collapse": "back-off", "collapse_points": 2.0, "keep": "last", **settings}
+        result = fit(model, *data(), "pgd-at", 7, attack=attack, out=folder, resume=resume, progress=False, **chosen)
+        return model.state_dict(), [row.lr for row in result.history]
+
+    whole, rates = trained(tmp_path / "whole", 0)
+    with pytest.raises(KilledError):
+        trained(tmp_path / "cut", 8)
+    again, others = trained(tmp_path / "cut", 0, resume=True)
+    assert rates == others
+    assert rates[-1] < rates[0] or "patience" in settings
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_files_that_are_missing_beside_the_checkpoint_are_written_again(tmp_path: Path) -> None:
+    run(tmp_path, "sns", {}, 0)
+    kept = {name: (tmp_path / name).read_bytes() for name in (files.BEST, files.LAST, files.SUMMARY, files.LOG)}
+    for name in kept:
+        (tmp_path / name).unlink()
+    run(tmp_path, "sns", {}, 0, resume=True)
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     first = run(tmp_path, "sns", {}, 0)
     second = run(tmp_path, "sns", {}, 1, resume=True)
@@ -108,7 +145,8 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
     run(tmp_path, "sns", {}, 0)
     path = tmp_path / files.CHECKPOINT
-    arguments: dict[str, Any] = {"out": tmp_path, "progress": False, **QUICK, "keep": "last"}
+    attack = killed_at(0)(network())
+    arguments: dict[str, Any] = {"out": tmp_path, "progress": False, **QUICK, "keep": "last", "attack": attack}
     with pytest.raises(ValueError, match=r"already holds a checkpoint\.safetensors; give resume=True"):
         fit(network(), *data(), "sns", EPOCHS, **arguments)
     arguments["resume"] = True
@@ -118,6 +156,12 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
         fit(nn.Sequential(*network(), nn.Linear(3, 3)), *data(), "sns", EPOCHS, **arguments)
     with pytest.raises(CheckpointError, match=r"made with other settings: eps 0.05 \(now 0.1\)"):
         fit(network(), *data(), "sns", EPOCHS, **{**arguments, "eps": 0.1})
+    with pytest.raises(CheckpointError, match=r"k 0\.1 \(now 1\)"):
+        fit(network(), *data(), "sns", EPOCHS, **{**arguments, "k": 1})
+    with pytest.raises(CheckpointError, match=r"is of another attack: .*, not \"the method's own\""):
+        fit(network(), *data(), "sns", EPOCHS, **{**arguments, "attack": None})
+    with pytest.raises(CheckpointError, match=r"is of another data: 'tensors \[96, 3, 4, 4\]"):
+        fit(network(), *data(80), "sns", EPOCHS, **arguments)
     with pytest.raises(CheckpointError, match=r"epochs 4 \(now 5\)"):
         fit(network(), *data(), "sns", 5, **arguments)
     content = path.read_bytes()

@@ -26,7 +26,7 @@ class EvaluationGraph:
                 compute(self._images, self._tensors)
         current.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.device(images.device), torch.cuda.graph(self._graph):  # its stream is the current device's
             self._results = compute(self._images, self._tensors)
 
     def __call__(self, images: Tensor, tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
