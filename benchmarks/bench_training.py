@@ -25,7 +25,7 @@ from .bench_attacks import has_bfloat16
 from .interleaved import ratio, run_interleaved
 
 EPS, STEPS = 8 / 255, 10
-CASES = {"cifar-resnet18": ((3, 32, 32), 64, 2), "mnist-cnn": ((1, 28, 28), 128, 8)}
+CASES = {"cifar-resnet18": ((3, 32, 32), 64, 1), "mnist-cnn": ((1, 28, 28), 128, 8)}
 """Model -> shape of an image, batch size, batches of an epoch."""
 
 
@@ -58,7 +58,7 @@ def plain_term(model: nn.Module, pair: Tensor, share: float = 0.1) -> tuple[Tens
     term = logits.new_zeros(())
     for out in kept:
         benign, adversarial = out.chunk(2)
-        sensitivity = (adversarial - benign).abs().flatten(2).mean(2).mean(0)
+        sensitivity = (adversarial - benign).abs().flatten(1).unflatten(1, (out.shape[1], -1)).mean(2).mean(0)
         term = term + sensitivity.topk(max(1, int(-(-share * len(sensitivity) // 1)))).values.mean()
     return logits, term
 
