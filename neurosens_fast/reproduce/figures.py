@@ -31,7 +31,14 @@ def draw_masking(rows: Rows, path: Path) -> None:
                             found.setdefault(100 * row["share"], []).append(100 * row[f"{branch}_accuracy"])
                     shares = sorted(found)
                     means = [statistics.fmean(found[share]) for share in shares]
-                    axes.plot(shares, means, color=colour, marker=marker, markersize=3, label=f"{order} sensitive")
+                    axes.plot(
+                        shares,
+                        means,
+                        color=colour,
+                        marker=marker,
+                        markersize=3,
+                        label=order if order == "random" else f"{order} sensitive",
+                    )
                     low, high = ([edge(found[share]) for share in shares] for edge in (min, max))
                     axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
                 axes.set_title(f"{method}, {branch}", fontsize=10)

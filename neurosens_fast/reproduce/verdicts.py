@@ -37,10 +37,8 @@ def verdict_on_masking(rows: Rows) -> Verdict:
             gaps.append((means["random"] - means["most"], means["least"] - means["most"]))
         answers.append(_answer(min(gap) for gap in gaps))
         first, second = (statistics.fmean(side) for side in zip(*gaps, strict=True))
-        parts.append(
-            f"{method} {100 * first:.1f} points below random and {100 * second:.1f} below least sensitive ones"
-        )
-    reason = f"mean accuracy over all masks, {'; '.join(parts)}"
+        parts.append(f"{method} {-100 * first:+.1f} points against random and {-100 * second:+.1f} against the least")
+    reason = f"accuracy with the most sensitive masked, mean over all masks, {'; '.join(parts)}"
     return Verdict(
         "Masking the most sensitive neurons costs the most accuracy under attack:", _together(answers), reason
     )
@@ -69,8 +67,10 @@ def verdict_on_sensitivity(rows: Rows) -> Verdict:
             continue
         ratios = list(sensitivity_ratios(rows, method).values())
         answers.append(_answer(1 - ratio for ratio in ratios))
-        parts.append(f"{method} {statistics.fmean(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
-    reason = f"mean over layers of the mean sensitivity, divided by that of standard training: {', '.join(parts)}"
+        calmer, layers = layers_below(rows, method)
+        spread = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
+        parts.append(f"{method} {statistics.fmean(ratios):.2f} {spread}, lower in {calmer} of {layers} layers")
+    reason = f"mean over layers of the mean sensitivity, divided by that of standard training: {'; '.join(parts)}"
     return Verdict("Adversarial training lowers sensitivity:", _together(answers), reason)
 
 
@@ -91,6 +91,17 @@ def sensitivity_ratios(rows: Rows, method: str) -> dict[int, float]:
         if name == method:
             found.setdefault(seed, []).append(value / values["standard", seed, layer])
     return {seed: statistics.fmean(ratios) for seed, ratios in found.items()}
+
+
+def layers_below(rows: Rows, method: str) -> tuple[int, int]:
+    """In how many layers the mean over seeds is below that of the standard models, and the number of layers."""
+    means: dict[tuple[str, str], float] = {}
+    for layer in dict.fromkeys(row["layer"] for row in rows):
+        for name in (method, "standard"):
+            own = [row["sensitivity"] for row in rows if (row["method"], row["layer"]) == (name, layer)]
+            means[name, layer] = statistics.fmean(own)
+    layers = [layer for name, layer in means if name == "standard"]
+    return sum(means[method, layer] < means["standard", layer] for layer in layers), len(layers)
 
 
 def _answer(gains: Iterable[float]) -> str:

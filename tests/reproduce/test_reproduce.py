@@ -138,6 +138,7 @@ def test_verdicts_follow_the_rows() -> None:
         for layer in ("a", "b")
     ]
     assert verdict_on_sensitivity(layers).answer == "holds"
+    assert "sns 0.50 [0.50, 0.50], lower in 2 of 2 layers" in verdict_on_sensitivity(layers).reason
     for row in layers:
         row["sensitivity"] = 1.5 if row["method"] == "alp" else row["sensitivity"]
     assert verdict_on_sensitivity(layers).answer == "holds in part"
