@@ -24,8 +24,20 @@ def python(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """``python WORDS`` in ``folder``, with this package."""
     environment = {**os.environ, "PYTHONPATH": PATH, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        preexec_fn=heed_ctrl_c,
     )
+
+
+def heed_ctrl_c() -> None:
+    """Shells start what they run in the background deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -105,7 +117,8 @@ def test_importing_the_package_needs_torch_and_numpy_only(tmp_path: Path) -> Non
     late = ("safetensors", "typer", "rich", "pandas", "matplotlib", "sklearn", "torchvision", "timm")
     code = (
         "import sys, neurosens_fast, neurosens_fast.audit, neurosens_fast.audit.tables, neurosens_fast.demo\n"
-        "import neurosens_fast.attacks, neurosens_fast.data, neurosens_fast.models\n"
+        "import neurosens_fast.reproduce\n"
+        "import neurosens_fast.attacks, neurosens_fast.data, neurosens_fast.models, neurosens_fast.training\n"
         f"assert not [name for name in {late!r} if name in sys.modules], 'imported too early'"
     )
     result = python("-c", code, folder=tmp_path)

@@ -79,8 +79,8 @@ def test_killed_and_resumed(tmp_path: Path, method: str, settings: dict[str, Any
 
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
     def command(out: str, *more: str) -> list[str]:
-        words = f"train --method sns --data digits --eps 0.1 --steps 2 --val-steps 2 --epochs 3 --out {tmp_path / out}"
-        return [sys.executable, "-m", "neurosens_fast", *words.split(), "--threads", "1", *more]
+        words = "--method sns --data digits --eps 0.1 --steps 2 --val-steps 2 --epochs 3 --max-samples 400 --threads 1"
+        return [sys.executable, "-m", "neurosens_fast", "train", *words.split(), "--out", str(tmp_path / out), *more]
 
     subprocess.run(command("whole", "-q"), check=True)
     victim = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL)
