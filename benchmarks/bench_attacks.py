@@ -41,19 +41,21 @@ def has_bfloat16(device: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def plain_pgd(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+def plain_pgd(
+    model: nn.Module, eps: float = EPS, alpha: float = ALPHA, steps: int = STEPS
+) -> Callable[[Tensor, Tensor], Tensor]:
     """PGD as a good PyTorch user writes it."""
 
     def attack(images: Tensor, labels: Tensor) -> Tensor:
         model.eval()
-        adversarial = images + torch.empty_like(images).uniform_(-EPS, EPS)
+        adversarial = images + torch.empty_like(images).uniform_(-eps, eps)
         adversarial = adversarial.clamp(0, 1)
-        for _ in range(STEPS):
+        for _ in range(steps):
             adversarial.requires_grad_(True)
             loss = nn.functional.cross_entropy(model(adversarial), labels)
             (gradient,) = torch.autograd.grad(loss, adversarial)
-            adversarial = adversarial.detach() + ALPHA * gradient.sign()
-            adversarial = (images + (adversarial - images).clamp(-EPS, EPS)).clamp(0, 1)
+            adversarial = adversarial.detach() + alpha * gradient.sign()
+            adversarial = (images + (adversarial - images).clamp(-eps, eps)).clamp(0, 1)
         return adversarial
 
     return attack

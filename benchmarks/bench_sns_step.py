@@ -49,7 +49,7 @@ def stored_term(model: nn.Module) -> Term:
         for pair in kept:
             benign, adversarial = pair.chunk(2)
             k = -(-pair.shape[1] // 10)
-            sensitivity = (adversarial - benign).abs().flatten(2).mean(2).mean(0)
+            sensitivity = (adversarial - benign).abs().flatten(1).unflatten(1, (pair.shape[1], -1)).mean(2).mean(0)
             losses.append(sensitivity.topk(k).values.mean())
         return logits, torch.stack(losses).sum()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from neurosens_fast.models import load_model
 from neurosens_fast.training import METHODS, DeviceLoader, Settings, fit
 from neurosens_fast.training.step import Step
 
-from .bench_attacks import has_bfloat16
+from .bench_attacks import has_bfloat16, plain_pgd
+from .bench_sns_step import stored_term
 from .interleaved import ratio, run_interleaved
 
 EPS, STEPS = 8 / 255, 10
@@ -29,48 +31,16 @@ CASES = {"cifar-resnet18": ((3, 32, 32), 64, 1), "mnist-cnn": ((1, 28, 28), 128,
 """Model -> shape of an image, batch size, batches of an epoch."""
 
 
-def plain_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, alpha: float, steps: int) -> Tensor:
-    """PGD in torchattacks' way."""
-    modes = model.training
-    model.eval()
-    adversarial = (x + torch.empty_like(x).uniform_(-eps, eps)).clamp(0, 1)
-    for _ in range(steps):
-        adversarial.requires_grad_(True)
-        loss = F.cross_entropy(model(adversarial), y)
-        (gradient,) = torch.autograd.grad(loss, adversarial)
-        adversarial = adversarial.detach() + alpha * gradient.sign()
-        adversarial = (x + (adversarial - x).clamp(-eps, eps)).clamp(0, 1)
-    model.train(modes)
-    return adversarial
-
-
-def plain_term(model: nn.Module, pair: Tensor, share: float = 0.1) -> tuple[Tensor, Tensor]:
-    """Logits, and the SNS term from activations that hooks keep."""
-    kept: list[Tensor] = []
-    handles = [
-        module.register_forward_hook(lambda _, __, out: kept.append(out))
-        for module in model.modules()
-        if isinstance(module, nn.ReLU)
-    ]
-    logits = model(pair)
-    for handle in handles:
-        handle.remove()
-    term = logits.new_zeros(())
-    for out in kept:
-        benign, adversarial = out.chunk(2)
-        sensitivity = (adversarial - benign).abs().flatten(1).unflatten(1, (out.shape[1], -1)).mean(2).mean(0)
-        term = term + sensitivity.topk(max(1, int(-(-share * len(sensitivity) // 1)))).values.mean()
-    return logits, term
-
-
 def plain_epoch(
     model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any, eps: float = EPS, steps: int = STEPS
 ) -> float:
     """The mean loss of one epoch in plain PyTorch."""
     losses = []
+    attack, term_of = plain_pgd(model, eps, 2.5 * eps / steps, steps), stored_term(model)
     for x, y in batches:
-        x_adv = plain_pgd(model, x, y, eps, 2.5 * eps / steps, steps)
-        logits, term = plain_term(model, torch.cat([x, x_adv]))
+        x_adv = attack(x, y)
+        model.train()
+        logits, term = term_of(partial(model, torch.cat([x, x_adv])))
         loss = F.cross_entropy(logits[len(x) :], y) + term
         optimizer.zero_grad()
         loss.backward()

@@ -13,11 +13,12 @@ from torch.utils.data import Subset
 from neurosens_fast.audit.tables import counted
 from neurosens_fast.capture import plain_forward
 from neurosens_fast.support.messages import one_line
+from neurosens_fast.support.random_state import drawn
 from neurosens_fast.support.userfile import is_user_function
 
 from .attacks import build_attack, check_attack
 from .errors import raised_here, users_frame
-from .options import AttackOptions, DataOptions, ModelOptions, NetworkOptions, RunOptions
+from .options import AttackOptions, DataOptions, DeviceOptions, ModelOptions, NetworkOptions, RunOptions
 
 
 @dataclass
@@ -60,9 +61,7 @@ def prepare(
     from neurosens_fast.data import load_data
 
     check_attack(attack)
-    device = chosen_device(computing.device)
-    if computing.threads is not None:
-        torch.set_num_threads(computing.threads)
+    device = place(computing)
     network, description = load_network(model.model, model, computing.seed)
     check(network)
     source = load_data(data.data, train=data.split == "train", download=data.download)
@@ -90,8 +89,9 @@ def _drawn(dataset: Any, description: str, count: int | None, seed: int) -> tupl
     total = len(dataset)
     if count is None or count >= total:
         return dataset, description
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    return Subset(dataset, order.tolist()), f"{description}, {count:,} of {total:,} drawn by seed {seed}"
+    return Subset(
+        dataset, drawn(total, count, seed).tolist()
+    ), f"{description}, {count:,} of {total:,} drawn by seed {seed}"
 
 
 def load_network(spec: str, options: NetworkOptions, seed: int = 0) -> tuple[nn.Module, str]:
@@ -121,6 +121,13 @@ def check_fit(model: nn.Module, shape: tuple[int, ...], what: str) -> None:
 def parameters(model: nn.Module) -> str:
     """``57,594 parameters``."""
     return f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters"
+
+
+def place(options: DeviceOptions) -> torch.device:
+    """The device of the options, with the number of CPU threads set."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return chosen_device(options.device)
 
 
 def chosen_device(name: str | None) -> torch.device:

@@ -64,15 +64,11 @@ def run(
 
     [bold]neurosens-fast reproduce --data digits --out claims[/]
     """
-    import torch
-
     from neurosens_fast.reproduce import WRITTEN, reproduce
 
-    from .prepare import chosen_device
+    from .prepare import place
 
-    if where.threads is not None:
-        torch.set_num_threads(where.threads)
-    device = chosen_device(where.device)
+    device = place(where)
     console = standard_output(quiet)
     begin = time.perf_counter()
     given = {

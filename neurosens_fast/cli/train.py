@@ -14,7 +14,6 @@ from .train_options import TrainingData, TrainingMethod, TrainingOutput, Trainin
 if TYPE_CHECKING:
     from neurosens_fast.training import TrainingResult
 
-_OF_DATA = {"digits": "digits-cnn", "mnist": "mnist-cnn", "fashion-mnist": "mnist-cnn", "cifar10": "cifar-resnet18"}
 METHODS = "standard, fast, pgd-at, trades, mart, alp, vulnerability or sns"
 
 
@@ -54,15 +53,14 @@ def run(
     [bold]neurosens-fast audit --model digits-cnn --weights run1/best.safetensors \\
         --data digits --eps 0.15 --out run2[/]
     """
-    import torch
-
+    from neurosens_fast.models import model_for
     from neurosens_fast.training.checkpoints import FILES
     from neurosens_fast.training.fit import fit
     from neurosens_fast.training.methods import method_named
     from neurosens_fast.training.processes import local_device, process_group, rank_and_world, wait_for_all
     from neurosens_fast.training.progress import epoch_line
 
-    from .prepare import check_fit, chosen_device, load_network, parameters
+    from .prepare import check_fit, load_network, parameters, place
 
     recipe = method_named(method)
     settings = typed(loss, updates) | {"seed": machine.seed}
@@ -71,10 +69,8 @@ def run(
     folder = OutputFolder(output.out, FILES, output.overwrite or output.resume)
     if output.overwrite and output.resume:
         raise ValueError("--resume goes on with what --overwrite would replace; drop one")
-    name = model or _model_of(data.data)
-    if machine.threads is not None:
-        torch.set_num_threads(machine.threads)
-    device = local_device(chosen_device(machine.device))
+    name = model or model_for(data.data)
+    device = local_device(place(machine))
     built, description = load_network(name, network, machine.seed)
     train, val, shape, facts = split(data, machine.seed)
     if shape is not None:
@@ -140,13 +136,6 @@ def _parsed(settings: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _model_of(data: str) -> str:
-    kind = data.partition(":")[0]
-    if kind not in _OF_DATA:
-        raise ValueError(f"say which model to train on {data}: --model MODEL")
-    return _OF_DATA[kind]
-
-
 def split(data: TrainingData, seed: int) -> tuple[Any, Any, tuple[int, ...] | None, str]:
     """Training data, validation data, the shape of a sample where it is known, and a description.
 
@@ -170,11 +159,11 @@ def _held_out(dataset: Any, share: float, seed: int, name: str) -> tuple[Any, An
     from torch import Generator
     from torch.utils.data import random_split
 
-    from neurosens_fast.training.loader import held_out
+    from neurosens_fast.training.loader import held_out, tensors_of
 
     if not share > 0:
         raise ValueError("--val-share 0 leaves no validation data; give a share, or --val-data DATA")
-    tensors = _tensors(dataset)
+    tensors = tensors_of(dataset)
     if tensors is not None:
         return held_out(*tensors, share, seed)
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
@@ -184,29 +173,24 @@ def _held_out(dataset: Any, share: float, seed: int, name: str) -> tuple[Any, An
     return train, val
 
 
-def _tensors(dataset: Any) -> tuple[Any, Any] | None:
-    from torch import Tensor
-    from torch.utils.data import TensorDataset
-
-    found = dataset.tensors if isinstance(dataset, TensorDataset) else dataset
-    pair = isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(item, Tensor) for item in found)
-    return tuple(found) if pair else None
-
-
 def _drawn(dataset: Any, count: int | None, seed: int) -> Any:
-    import torch
     from torch.utils.data import Subset
 
-    tensors = _tensors(dataset)
+    from neurosens_fast.support.random_state import drawn
+    from neurosens_fast.training.loader import tensors_of
+
+    tensors = tensors_of(dataset)
     if count is None:
         return dataset if tensors is None else tensors
     if tensors is None and not hasattr(dataset, "__getitem__"):
         raise ValueError("--max-samples needs data whose samples can be picked; limit them inside your function")
     total = _length(dataset if tensors is None else tensors)
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    order = drawn(total, count, seed)
     return Subset(dataset, order.tolist()) if tensors is None else (tensors[0][order], tensors[1][order])
 
 
 def _length(data: Any) -> int:
-    tensors = _tensors(data)
+    from neurosens_fast.training.loader import tensors_of
+
+    tensors = tensors_of(data)
     return len(data) if tensors is None else len(tensors[0])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from .options import DATA
+from .options import DATA, OutputOptions
 from .parsing import fraction
 
 _METHOD, _DATA, _ATTACK, _UPDATE = "Method", "Data", "Attack in the loop", "Optimisation"
-_COMPUTING, _OUTPUT = "Computing", "Output"
+_COMPUTING = "Computing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,26 +213,15 @@ class TrainingUpdates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOutput:
+class TrainingOutput(OutputOptions):
     """Where a training writes and what it prints."""
 
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.", rich_help_panel=_OUTPUT)]
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint in DIR.", rich_help_panel=_OUTPUT)
-    ] = False
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that are in DIR.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--resume", help="Go on from the checkpoint in DIR.", rich_help_panel="Output")
     ] = False
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write curves to DIR/tensorboard.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--tensorboard", help="Write curves to DIR/tensorboard.", rich_help_panel="Output")
     ] = False
-    progress: Annotated[
-        bool,
-        typer.Option(
-            "--progress/--no-progress", help="A bar for each epoch, if there is a terminal.", rich_help_panel=_OUTPUT
-        ),
-    ] = True
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=_OUTPUT)] = False
 
 
 def typed(*groups: Any) -> dict[str, Any]:

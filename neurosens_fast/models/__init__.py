@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .cifar_resnet18 import CifarResNet18
 from .digits_cnn import DigitsCNN
-from .load import describe_model, load_model, model_names
+from .load import describe_model, load_model, model_for, model_names
 from .mnist_cnn import MnistCNN
 from .normalized import NORMALIZATIONS, Normalized
 
@@ -16,5 +16,6 @@ __all__ = [
     "Normalized",
     "describe_model",
     "load_model",
+    "model_for",
     "model_names",
 ]

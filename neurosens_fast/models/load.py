@@ -38,6 +38,17 @@ def model_names() -> list[str]:
     return [*_BUILT_IN, "torchvision:NAME", "timm:NAME", "FILE.py:FUNCTION"]
 
 
+_OF_DATA = {"digits": "digits-cnn", "mnist": "mnist-cnn", "fashion-mnist": "mnist-cnn", "cifar10": "cifar-resnet18"}
+
+
+def model_for(data: str) -> str:
+    """The built-in model for a data set by its name, as ``load_data`` takes it; ``ValueError`` where there is none."""
+    kind = data.partition(":")[0]
+    if kind not in _OF_DATA:
+        raise ValueError(f"say which model to train on {data}: --model MODEL")
+    return _OF_DATA[kind]
+
+
 def load_model(
     spec: str,
     *,

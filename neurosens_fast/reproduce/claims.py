@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from neurosens_fast.audit import AuditReport, audit, masking_curve
@@ -28,11 +30,7 @@ SHARE = 0.1
 
 def masking_rows(models: Models) -> list[dict[str, Any]]:
     """Claim 1: accuracies against the number of masked neurons; ranked on the validation part, measured on the test."""
-    rows = []
-    for method in MASKED:
-        for seed in range(models.plan.seeds):
-            rows += models.store.once(f"masking-{method}-seed{seed}", partial(_masking, models, method, seed))
-    return rows
+    return list(chain.from_iterable(_measured(models, "masking", MASKED, _masking)))
 
 
 def _masking(models: Models, method: str, seed: int) -> list[dict[str, Any]]:
@@ -45,11 +43,7 @@ def _masking(models: Models, method: str, seed: int) -> list[dict[str, Any]]:
 
 def robustness_rows(models: Models) -> list[dict[str, Any]]:
     """Claim 2: accuracy under each attack and in the worst case, EBD, EBD-2 and ENI, for every method and seed."""
-    return [
-        models.store.once(f"robustness-{method}-seed{seed}", partial(_robustness, models, method, seed))
-        for method in COMPARED
-        for seed in range(models.plan.seeds)
-    ]
+    return _measured(models, "robustness", COMPARED, _robustness)
 
 
 def _robustness(models: Models, method: str, seed: int) -> dict[str, Any]:
@@ -74,11 +68,7 @@ def _robustness(models: Models, method: str, seed: int) -> dict[str, Any]:
 
 def sensitivity_rows(models: Models) -> list[dict[str, Any]]:
     """Claim 3: mean sensitivity of each layer of every model, absolute and relative to the activations."""
-    rows = []
-    for method in COMPARED:
-        for seed in range(models.plan.seeds):
-            rows += models.store.once(f"sensitivity-{method}-seed{seed}", partial(_sensitivity, models, method, seed))
-    return rows
+    return list(chain.from_iterable(_measured(models, "sensitivity", COMPARED, _sensitivity)))
 
 
 def _sensitivity(models: Models, method: str, seed: int) -> list[dict[str, Any]]:
@@ -122,6 +112,17 @@ def _overlap(models: Models, method: str) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def _measured(
+    models: Models, name: str, methods: tuple[str, ...], measure: Callable[[Models, str, int], Any]
+) -> list[Any]:
+    """What ``measure`` gives for each model of ``methods`` and seed, once."""
+    return [
+        models.store.once(f"{name}-{method}-seed{seed}", partial(measure, models, method, seed))
+        for method in methods
+        for seed in range(models.plan.seeds)
+    ]
 
 
 def _audited(models: Models, method: str, seed: int, attack: str, scale: float) -> AuditReport:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from neurosens_fast.attacks.arguments import check_count, check_number
+from neurosens_fast.models import model_for
 from neurosens_fast.training import METHODS
 
 COMPARED = ("standard", "pgd-at", "trades", "alp", "vulnerability", "sns")
@@ -86,17 +87,14 @@ _SMALL_GRIDS: dict[str, Any] = {
 }
 _OF_DATA: dict[str, dict[str, Any]] = {
     "digits": {},
-    "mnist": {"model": "mnist-cnn", "eps": 0.1, "epochs": 5, "samples": 2000, **_SMALL_GRIDS},
-    "fashion-mnist": {"model": "mnist-cnn", "eps": 0.05, "epochs": 5, "samples": 2000, **_SMALL_GRIDS},
-    "cifar10": {"model": "cifar-resnet18", "eps": 8 / 255, "epochs": 20, "batch_size": 128, **_SMALL_GRIDS},
+    "mnist": {"eps": 0.1, "epochs": 5, "samples": 2000, **_SMALL_GRIDS},
+    "fashion-mnist": {"eps": 0.05, "epochs": 5, "samples": 2000, **_SMALL_GRIDS},
+    "cifar10": {"eps": 8 / 255, "epochs": 20, "batch_size": 128, **_SMALL_GRIDS},
 }
 
 
 def plan_for(data: str, **changes: Any) -> Plan:
     """The usual plan for a data set by its name, with ``changes``. ``ValueError`` where a model has to be named."""
-    usual = _OF_DATA.get(data.partition(":")[0])
-    if usual is None and "model" not in changes:
-        raise ValueError(f"say which model to train on {data}: --model MODEL")
-    known = {field.name for field in fields(Plan)}
-    assert set(changes) <= known
-    return Plan(**{"data": data, **(usual or {}), **changes})
+    usual = {**_OF_DATA.get(data.partition(":")[0], {}), **changes}
+    model = changes.get("model") or model_for(data)
+    return Plan(**{**usual, "data": data, "model": model})

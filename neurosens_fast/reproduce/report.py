@@ -10,12 +10,11 @@ from neurosens_fast.support.files import write_whole
 
 from . import figures
 from .plan import COMPARED, Plan
-from .verdicts import Verdict, mean_accuracy, verdict_on_masking, verdict_on_robustness, verdict_on_sensitivity
+from .verdicts import Rows, Verdict, mean_accuracy, verdict_on_masking, verdict_on_robustness, verdict_on_sensitivity
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-Rows = list[dict[str, Any]]
 REPORT = "report.md"
 TABLES = ("masking.csv", "robustness.csv", "sensitivity.csv", "overlap.csv", "selection.csv")
 ACCURACIES = ("clean", "fgsm", "pgd-20", "apgd-ce", "worst case")

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from neurosens_fast.attacks import APGD, FGSM, MIFGSM, PGD, Attack
 from neurosens_fast.models import load_model
+from neurosens_fast.support.random_state import drawn
 from neurosens_fast.training import fit, held_out
+from neurosens_fast.training.loader import tensors_of
 
 from .plan import SELECTION_SEED, Plan
 from .store import Store
@@ -45,9 +47,10 @@ def read_data(plan: Plan, download: bool, device: torch.device) -> Data:
 def _tensors(dataset: Any, count: int | None, device: torch.device, name: str) -> Pair:
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise ValueError(f"{name} must be a data set of samples of one size, since all of it is kept in memory")
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count].sort().values
-    if hasattr(dataset, "tensors"):
-        images, labels = (tensor[order] for tensor in dataset.tensors)
+    tensors = tensors_of(dataset)
+    order = drawn(len(dataset if tensors is None else tensors[0]), count, 0)
+    if tensors is not None:
+        images, labels = (tensor[order] for tensor in tensors)
     else:
         samples = [dataset[index] for index in order.tolist()]
         images = torch.stack([image for image, _ in samples])

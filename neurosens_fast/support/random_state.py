@@ -26,3 +26,8 @@ def random_state(seed: int) -> Iterator[None]:
         torch.set_rng_state(cpu)
         if devices is not None:
             torch.cuda.set_rng_state_all(devices)
+
+
+def drawn(total: int, count: int | None, seed: int) -> torch.Tensor:
+    """``count`` of the numbers 0..``total`` - 1 (None: all of them) drawn by ``seed``, in ascending order."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values

@@ -34,11 +34,6 @@ def save_weights(path: Path, state: dict[str, Tensor], facts: dict[str, Any]) ->
     write_whole(path, _serialised(state, {"format": FORMAT, **facts}))
 
 
-def read_weights_and_facts(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What :func:`save_weights` wrote; ``CheckpointError`` for anything else."""
-    return _read(path)
-
-
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write the state of a run: tensors by name, and ``facts`` as JSON with a checksum over both."""
     header = {"format": FORMAT, **facts}
@@ -80,7 +75,7 @@ def check_same_run(path: Path, found: dict[str, Any], wanted: dict[str, Any]) ->
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all tensors of a state dict, on the CPU; values that are no tensors are left out."""
+    """Copies of all tensors of a state dict, on the CPU, tied ones too; values that are no tensors are left out."""
     return {
         name: value.detach().cpu().clone().contiguous()
         for name, value in model.state_dict().items()
@@ -141,8 +136,7 @@ def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _serialised(tensors: dict[str, Tensor], header: dict[str, Any]) -> bytes:
     from safetensors.torch import save
 
-    apart = {name: value.clone() for name, value in tensors.items()}  # weights may be tied, which safetensors refuses
-    return bytes(save(apart, {_KEY: json.dumps(header)}))
+    return bytes(save(tensors, {_KEY: json.dumps(header)}))
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

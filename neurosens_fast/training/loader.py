@@ -192,10 +192,8 @@ def loader_of(
         if data.world != world:
             raise ValueError(f"the DeviceLoader is for {data.world} processes, not {world}; give it rank= and world=")
         return data
-    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
-        data = data.tensors
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(item, Tensor) for item in data):
-        images, labels = data
+    if (tensors := tensors_of(data)) is not None:
+        images, labels = tensors
         return DeviceLoader(images, labels, batch_size, device, crop=crop, flip=flip, seed=seed, rank=rank, world=world)
     if _is_map_style(data):
         sampler: Any = DistributedSampler(data, world, rank, seed=seed, drop_last=True) if world > 1 else None
@@ -218,6 +216,14 @@ def loader_of(
     if isinstance(data, DataLoader) and world > 1 and not divided and not isinstance(data.dataset, IterableDataset):
         raise ValueError("in a distributed run the DataLoader needs a DistributedSampler; or give the data set itself")
     return _AnyLoader(data, device, crop, flip, seed, sampler if divided else None, rank, world)
+
+
+def tensors_of(data: Any) -> tuple[Tensor, Tensor] | None:
+    """The two tensors that ``data`` is, or is made of as a ``TensorDataset``; None for other data."""
+    found = data.tensors if isinstance(data, TensorDataset) else data
+    if isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(item, Tensor) for item in found):
+        return found[0], found[1]
+    return None
 
 
 def _is_map_style(data: Any) -> bool:
