@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from neurosens_fast.capture import Inputs, batch_length, mapped
+from neurosens_fast.capture import Inputs, mapped
 
 Batch = tuple[Inputs, Tensor]
 Data = Iterable[Any] | tuple[Tensor, Tensor]
@@ -25,10 +24,8 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
     for a map-style data set, by index; or it is one tuple of two tensors. Raises ``TypeError`` or
     ``ValueError`` with the mend for anything else, missing labels, and samples of different sizes.
     """
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(item, Tensor) for item in data):
+    if two_tensors(data):
         inputs, labels = data
-        if not inputs.dim() or not labels.dim() or len(inputs) != len(labels):
-            raise ValueError(f"inputs {list(inputs.shape)} and labels {list(labels.shape)} of data differ in length")
         yield from zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
         return
     items = _items(data)
@@ -37,10 +34,20 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
         return
     items = itertools.chain((first,), items)
     if not is_sample(first):
-        yield from map(_batch, items)
+        yield from map(as_batch, items)
         return
     while chunk := list(itertools.islice(items, batch_size)):
-        yield _joined(chunk)
+        yield joined(chunk)
+
+
+def two_tensors(data: Any) -> bool:
+    """Whether ``data`` is one tuple of two tensors; ``ValueError`` if they are not of one length."""
+    if not isinstance(data, tuple | list) or len(data) != 2 or not all(isinstance(item, Tensor) for item in data):
+        return False
+    inputs, labels = data
+    if not inputs.dim() or not labels.dim() or len(inputs) != len(labels):
+        raise ValueError(f"inputs {list(inputs.shape)} and labels {list(labels.shape)} of data differ in length")
+    return True
 
 
 def sample_count(data: Any, max_samples: int | None = None) -> int | None:
@@ -50,7 +57,7 @@ def sample_count(data: Any, max_samples: int | None = None) -> int | None:
 
 
 def _length(data: Any) -> int | None:
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(item, Tensor) for item in data):
+    if two_tensors(data):
         return len(data[0])
     if isinstance(data, list | tuple):
         return len(data) if data and is_sample(data[0]) else None
@@ -65,25 +72,14 @@ def _length(data: Any) -> int | None:
         return None
 
 
-def limited(source: Iterator[Batch], max_samples: int | None) -> Iterator[Batch]:
-    """The batches up to ``max_samples``; the next one is not fetched when that is reached."""
-    left = max_samples
-    for inputs, labels in source:
-        length = batch_length(inputs)
-        if left is not None and length > left:
-            inputs, labels, length = mapped(inputs, itemgetter(slice(left))), labels[:left], left
-        yield inputs, labels
-        if left is not None:
-            left -= length
-            if left <= 0:
-                return
-
-
 def moved(inputs: Inputs, device: torch.device | None, dtype: torch.dtype | None = None) -> Inputs:
     """The inputs on ``device``, floating-point ones as ``dtype``; None leaves them as they are."""
 
     def move(leaf: Tensor) -> Tensor:
-        return leaf.to(device=device or leaf.device, dtype=(dtype or leaf.dtype) if leaf.is_floating_point() else None)
+        kind = (dtype or leaf.dtype) if leaf.is_floating_point() else None
+        return leaf.to(
+            device=device or leaf.device, dtype=kind, non_blocking=device is not None and device.type == "cuda"
+        )
 
     return mapped(inputs, move)
 
@@ -111,7 +107,8 @@ def is_sample(item: Any) -> bool:
     )
 
 
-def _batch(item: Any) -> Batch:
+def as_batch(item: Any) -> Batch:
+    """``item`` as a batch; ``TypeError`` with the mend for anything else."""
     if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[1], Tensor):
         got = type(item).__name__
         if isinstance(item, tuple | list):
@@ -123,7 +120,8 @@ def _batch(item: Any) -> Batch:
     return (tuple(inputs) if isinstance(inputs, list) else inputs), labels
 
 
-def _joined(samples: list[Any]) -> Batch:
+def joined(samples: list[Any]) -> Batch:
+    """Samples as one batch; ``TypeError`` or ``ValueError`` with the mend for those that do not fit together."""
     wrong = next((sample for sample in samples if not is_sample(sample)), None)
     if wrong is not None:
         raise TypeError(f"data must give samples (input, label) throughout, got a {type(wrong).__name__} among them")

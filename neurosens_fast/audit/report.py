@@ -67,7 +67,9 @@ class AuditReport:
     audited, ``layer_choice`` the layers that were asked for, ``device``, ``dtype``, ``seeds`` and
     ``versions`` what to repeat it with. ``not_run`` names chosen layers that the forward never reached,
     ``skipped`` maps those of a group that cannot be measured to the reason, and ``functional`` lists
-    activation functions that no tap can reach.
+    activation functions that no tap can reach. ``fused`` names the layers whose activation and statistics were
+    computed in one pass, ``not_fused`` says why the model ran as it is where it did. ``notes`` tell
+    what else happened on the way.
     """
 
     layers: dict[str, LayerAudit]
@@ -86,6 +88,9 @@ class AuditReport:
     not_run: tuple[str, ...] = ()
     functional: tuple[str, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
+    fused: tuple[str, ...] = ()
+    not_fused: str = ""
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -267,6 +272,9 @@ class AuditReport:
             not_run=_union(self.not_run, other.not_run),
             functional=_union(self.functional, other.functional),
             skipped={**other.skipped, **self.skipped},
+            fused=_union(self.fused, other.fused),
+            not_fused=self.not_fused or other.not_fused,
+            notes=_union(self.notes, other.notes),
         )
 
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from contextlib import nullcontext
+from dataclasses import replace
+from os import PathLike
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from neurosens_fast.capture import Inputs, Layers, Taps, logits_of, paired_forward, verify_pairing
+from neurosens_fast.capture import Layers, Taps
+from neurosens_fast.support.processes import rank_and_world
 
-from .batches import Data
-from .descriptions import describe_callable, describe_data, describe_layers, describe_model, package_versions
-from .loop import go_over
+from .batches import Data, sample_count
+from .checkpoint import Checkpoint
+from .descriptions import describe_callable, describe_data, describe_layers, describe_model
+from .identity import weights_fingerprint
+from .loop import NO_SAMPLE, go_over, nothing
+from .paired_run import PairedRun
 from .progress import Report
-from .report import AuditReport, LayerAudit
+from .report import AuditReport
 from .setting import AttackCallable, Setting, check_count
+from .source import Share
+from .together import combined
 
 
 def audit(
@@ -35,6 +43,11 @@ def audit(
     model_description: str | None = None,
     data_description: str | None = None,
     attack_description: str | None = None,
+    workers: int = 0,
+    checkpoint: str | PathLike[str] | None = None,
+    checkpoint_seconds: float = 10.0,
+    resume: bool = False,
+    distributed: bool = False,
 ) -> AuditReport:
     """Sensitivity and every other metric of each neuron of the tapped layers, as an :class:`AuditReport`.
 
@@ -50,104 +63,76 @@ def audit(
     bar on a terminal, or is called with samples done and total. ``verify`` compares, for a few samples, every
     layer within the pair and alone, which catches layouts ``[L, N, C]`` and layers that mix samples.
 
+    ``checkpoint`` is a folder. Every ``checkpoint_seconds`` the state of the audit is written into it, at the end the
+    report as ``audit.safetensors``; with ``resume`` an audit that was ended there, in whatever way, goes on and gives
+    the same report as an unbroken one, bit for bit. ``distributed`` deals whole batches to the processes of the default
+    process group of ``torch.distributed``, each of which calls this function alike and gets the report of all.
+    ``workers`` processes read a map-style data set; a ``DataLoader`` has its own number.
+
     Benign and adversarial inputs share one forward in evaluation mode, and each layer is read once;
     memory beyond that forward is that of the statistics. The model's modes, hooks, ``.grad``,
     ``requires_grad`` and buffers, and the global random states are afterwards as they were before, also
-    when an exception passes through. Inside, the random states start from ``seed``.
+    when an exception passes through. Inside, the random states depend on ``seed`` and the number of the batch. Where
+    a CUDA device runs out of memory the batch goes through in smaller parts.
 
     Raises ``ValueError`` or ``TypeError``, naming the layer or argument and the mend: unknown layer,
     layer that never runs, output that is no floating-point tensor, weights that are not finite, data without
-    samples or labels, adversarial inputs of another shape.
+    samples or labels, adversarial inputs of another shape. ``ReportError`` for a folder that holds another audit, or
+    cannot be written.
     """
     setting = Setting(model, attack, device, dtype)
-    check_count("batch_size", batch_size)
-    check_count("max_samples", max_samples)
-    run = _Run(setting, attack, Taps(setting.model, layers, channel_dims), channel_dims, verify)
-    go_over(
-        data,
-        run,
-        setting,
-        batch_size=batch_size,
-        max_samples=max_samples,
-        progress=progress,
-        title="audit",
-        seed=seed,
-    )
-    return AuditReport(
-        layers={name: _on_cpu(row) for name, row in run.taps.rows.items()},
-        samples=run.samples,
-        labelled=run.labelled,
-        correct_benign=int(run.correct_benign),
-        correct_adversarial=int(run.correct_adversarial),
-        model=model_description or describe_model(setting.model),
-        attack=attack_description or describe_callable(attack),
-        data=(data_description or describe_data(data),),
-        layer_choice=describe_layers(layers),
-        device=str(setting.device or "as given"),
-        dtype=str(dtype or "as given").removeprefix("torch."),
-        seeds=(seed,),
-        versions=package_versions(),
-        not_run=tuple(run.taps.silent()),
-        functional=tuple(run.functional),
-        skipped=dict(run.taps.skipped),
-    )
+    for name, value in (("batch_size", batch_size), ("max_samples", max_samples)):
+        check_count(name, value)
+    facts = {
+        "model": model_description or describe_model(setting.model),
+        "attack": attack_description or describe_callable(attack),
+        "data": data_description or describe_data(data),
+        "layer_choice": describe_layers(layers),
+        "dtype": str(dtype or "as given").removeprefix("torch."),
+    }
+    run = PairedRun(setting, attack, Taps(setting.model, layers, channel_dims), channel_dims, verify)
 
+    def report() -> AuditReport:
+        return run.report(facts, seed)
 
-class _Run:
-    """One audit under way: what it adds up. Counts of right predictions stay on the device until the end."""
-
-    def __init__(
-        self, setting: Setting, attack: AttackCallable, taps: Taps, channel_dims: Mapping[str, int] | None, verify: bool
-    ) -> None:
-        self.setting, self.attack, self.taps = setting, attack, taps
-        self.verify, self.channel_dims = verify, channel_dims
-        self.functional: list[str] = []
-        self.samples = self.labelled = 0
-        self.correct_benign: Tensor | int = 0
-        self.correct_adversarial: Tensor | int = 0
-
-    def add(self, inputs: Inputs, labels: Tensor) -> None:
-        """Attack one batch and add it to the totals."""
-        pairs, first = len(labels), not self.samples
-        adversarial = self.setting.attacked(self.attack, inputs, labels, self.samples)
-        if first and self.verify:
-            self._verify(inputs)
-        self.taps.pairs = pairs
-        with self.taps:
-            output = paired_forward(self.setting.model, inputs, adversarial, self.setting.autocast)
-        if first:
-            self._check_reached()
-        self.samples += pairs
-        self._count(output, labels, pairs)
-
-    def _verify(self, inputs: Inputs) -> None:
-        found = verify_pairing(
-            self.setting.model, self.taps.selection, inputs, self.channel_dims, self.setting.autocast
+    rank, world = rank_and_world() if distributed else (0, 1)
+    share = Share(rank=rank, world=world)
+    store = None
+    if checkpoint is not None:
+        identity = facts | {
+            "weights": weights_fingerprint(setting.model),
+            "channel_dims": dict(channel_dims or {}),
+            "batch_size": batch_size,
+            "max_samples": max_samples,
+            "samples": sample_count(data, max_samples),
+            "seed": seed,
+            "torch": torch.__version__,
+        }
+        store = Checkpoint(checkpoint, identity, share, report, checkpoint_seconds)
+        before = store.open(resume)
+        if before is not None:
+            run.go_on_from(before)
+            share = replace(share, start=store.next, also=store.sample)
+    with nullcontext() if store is None else store.kept_after_errors():
+        go_over(
+            data,
+            run,
+            setting,
+            batch_size=batch_size,
+            max_samples=max_samples,
+            progress=progress if rank == 0 else False,
+            title="audit",
+            seed=seed,
+            share=share,
+            workers=workers,
+            before=nothing if store is None else store.check_data,
+            after=nothing if store is None else store.passed,
         )
-        self.functional = [str(activation) for activation in found.functional]
-        for row, (layer, error) in found.problems.items():
-            self.taps.skip(row, layer, error)
-
-    def _check_reached(self) -> None:
-        named = self.taps.selection.named
-        missing = [name for name in self.taps.silent() if name in named or name.rpartition("#")[0] in named]
-        if missing:
-            raise ValueError(f"layer {missing[0]!r} did not run in the model's forward; leave it out of layers")
-        if self.taps.rows:
-            return
-        if self.taps.skipped:
-            raise ValueError(next(iter(self.taps.skipped.values())))
-        raise ValueError("no layer that was chosen ran as a module in the model's forward; choose others in layers")
-
-    def _count(self, output: Any, labels: Tensor, pairs: int) -> None:
-        logits = logits_of(output, 2 * pairs)
-        if logits is not None:
-            right = logits.argmax(1) == torch.cat((labels, labels))
-            self.labelled += pairs
-            self.correct_benign = self.correct_benign + right[:pairs].sum()
-            self.correct_adversarial = self.correct_adversarial + right[pairs:].sum()
-
-
-def _on_cpu(row: Any) -> LayerAudit:
-    row.statistics.sums, row.statistics.maxima = row.statistics.sums.cpu(), row.statistics.maxima.cpu()
-    return LayerAudit(row.module_type, row.channel_dim, row.shape, row.statistics)
+        if store is not None and world > 1:
+            store.save()  # to wait for the others may take long
+        result = report() if world == 1 else combined(report(), setting.device or torch.device("cpu"))
+        if not result.samples:
+            raise ValueError(NO_SAMPLE)
+        if store is not None:
+            store.complete(result)
+    return result

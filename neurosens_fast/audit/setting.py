@@ -52,13 +52,20 @@ class Setting:
         self.dtype = dtype
         self.autocast = dtype if dtype in _AUTOCAST else None
 
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the model computes on a CUDA device."""
+        return self.device is not None and self.device.type == "cuda"
+
     def batch(self, inputs: Inputs, labels: Tensor) -> tuple[Inputs, Tensor]:
         """The batch on the device, inputs cast; ``ValueError`` if there is not one label for each input."""
         pairs = batch_length(inputs)
         if labels.shape != (pairs,):
             raise ValueError(f"a batch has {pairs} inputs and labels of shape {list(labels.shape)}; labels must be [N]")
         cast = None if self.autocast is not None else self.dtype
-        return moved(inputs, self.device, cast), labels if self.device is None else labels.to(self.device)
+        return moved(inputs, self.device, cast), labels if self.device is None else labels.to(
+            self.device, non_blocking=self.on_cuda
+        )
 
     @contextmanager
     def explained(self, inputs: Inputs) -> Iterator[None]:

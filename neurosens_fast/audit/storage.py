@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .report import AuditReport
 
 FORMAT = "neurosens-fast audit"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _T = TypeVar("_T")
 _KEY = "neurosens_fast"
@@ -38,8 +38,8 @@ def write_whole(path: str | PathLike[str], content: bytes) -> None:
         raise ReportError(str(error)) from error
 
 
-def save(report: AuditReport, path: str | PathLike[str]) -> None:
-    """See :meth:`AuditReport.save`."""
+def save(report: AuditReport, path: str | PathLike[str], progress: dict[str, Any] | None = None) -> None:
+    """See :meth:`AuditReport.save`; ``progress`` is what an audit that is not complete notes beside its report."""
     from safetensors.torch import save as serialise
 
     tensors: dict[str, Tensor] = {}
@@ -79,6 +79,10 @@ def save(report: AuditReport, path: str | PathLike[str]) -> None:
         "not_run": list(report.not_run),
         "functional": list(report.functional),
         "skipped": report.skipped,
+        "fused": list(report.fused),
+        "not_fused": report.not_fused,
+        "notes": list(report.notes),
+        "progress": progress,
     }
     header[_CHECKSUM] = _checksum(header, tensors)
     write_whole(path, serialise(tensors, {_KEY: json.dumps(header)}))
@@ -86,6 +90,14 @@ def save(report: AuditReport, path: str | PathLike[str]) -> None:
 
 def load(path: str | PathLike[str]) -> AuditReport:
     """See :meth:`AuditReport.load`."""
+    report, progress = load_with_progress(path)
+    if progress is not None:
+        raise ReportError(f"{Path(path)} is of an audit that is not complete; run the same command with --resume")
+    return report
+
+
+def load_with_progress(path: str | PathLike[str]) -> tuple[AuditReport, dict[str, Any] | None]:
+    """What :func:`save` wrote. ``ReportError`` as :meth:`AuditReport.load`."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -100,7 +112,7 @@ class _Problem(Exception):
     """What is wrong with a file; becomes a :class:`ReportError` that names the file."""
 
 
-def _parse(content: bytes) -> AuditReport:
+def _parse(content: bytes) -> tuple[AuditReport, dict[str, Any] | None]:
     from safetensors import SafetensorError
     from safetensors.torch import load as deserialise
 
@@ -128,7 +140,7 @@ def _parse(content: bytes) -> AuditReport:
     if header.get("sums") != list(SUMS) or header.get("maxima") != list(MAXIMA):
         raise _Problem("written by a version of this package that keeps other statistics")
     try:
-        return _report(header, tensors)
+        return _report(header, tensors), None if header["progress"] is None else _typed(header["progress"], dict)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _Problem(f"not a valid report: {type(error).__name__}: {error}") from error
 
@@ -166,6 +178,9 @@ def _report(header: dict[str, Any], tensors: dict[str, Tensor]) -> AuditReport:
         not_run=_texts(header["not_run"]),
         functional=_texts(header["functional"]),
         skipped=_texts_by_name(header["skipped"]),
+        fused=_texts(header["fused"]),
+        not_fused=_typed(header["not_fused"], str),
+        notes=_texts(header["notes"]),
     )
 
 

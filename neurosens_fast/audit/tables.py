@@ -115,6 +115,7 @@ def report_notes(report: AuditReport) -> list[str]:
         notes.append(f"dead, 0 for every sample: {total:,} of {counted(report.neurons, 'neuron')}, {places}")
     if report.functional:
         notes.append(f"functions cannot be tapped: {_few(report.functional)}; {FUNCTIONAL_MEND}")
+    notes += report.notes
     notes += [f"left out {line}" for line in by_reason(report.skipped)]
     if report.not_run:
         notes.append(f"never ran as modules: {_few(report.not_run)}")

@@ -7,7 +7,7 @@ module that follows cannot spoil the values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -41,7 +41,8 @@ class Taps:
 
     ``layers`` is anything that :func:`select_layers` takes. The channel axis follows the module that
     produced the values (:mod:`~neurosens_fast.capture.channels`); ``channel_dims`` (name or glob ->
-    axis) overrides it. ``pairs``, when set, is the N that every tapped output must have.
+    axis) overrides it. ``pairs``, when set, is the N that every tapped output must have. Rows named in ``done`` are
+    passed over.
 
     A layer that was named raises ``ValueError`` or ``TypeError`` with the mend where its output is no
     tensor, not floating point, has no channel axis, or where its first axis is not the batch; a layer
@@ -56,6 +57,7 @@ class Taps:
         self.rows: dict[str, TapRow] = {}
         self.skipped: dict[str, str] = {}
         self.pairs: int | None = None
+        self.done: Collection[str] = ()
         self._hooks = OutputHooks(model, self.selection, self._reduce, channel_dims)
         self.selection.named.update(self._hooks.axes)  # an axis that was given must fit
 
@@ -89,7 +91,7 @@ class Taps:
         self.skipped[row_name] = str(error)
 
     def _reduce(self, row_name: str, name: str, module: nn.Module, output: Any, axis: int | None) -> None:
-        if row_name in self.skipped:
+        if row_name in self.skipped or row_name in self.done:
             return
         try:
             check_output(name, output, axis, self.pairs)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from . import attack, audit, demo, env, layers, mask, reproduce, show, train
-from .errors import complain, explain, show_traceback, wants_traceback
+from .errors import complain, explain, kept, show_traceback, wants_traceback
+from .interrupts import Ended
 from .options import command
 
 app = typer.Typer(
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
     0 for success, 2 for anything typed wrong, 1 for any other failure (a user's file or model that fails, a full
-    disk), 130 for Ctrl-C. An error is one line on the standard error stream.
+    disk), 130 for Ctrl-C, 143 for SIGTERM. An error is one line on the standard error stream.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -70,10 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return complain("interrupted", 130)
+    except Ended as error:
+        return complain(f"{error}{kept(error)}", error.status)
     except (Exception, SystemExit) as error:
         explanation = explain(error)
         if explanation is None:
             raise
         if wants_traceback(words):
             show_traceback(error)
-        return complain(*explanation)
+        line, status = explanation
+        return complain(f"{line}{kept(error)}", status)

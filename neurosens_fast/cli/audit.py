@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .interrupts import endings_told
 from .options import GROUPS, AttackOptions, DataOptions, ModelOptions, OutputOptions, RunOptions
 from .output import OutputFolder, print_facts, print_notes, standard_output
 from .parsing import axes, listed
@@ -47,6 +48,20 @@ def run(
             min=0, metavar="N", help="How many of the most sensitive neurons to print.", rich_help_panel="Output"
         ),
     ] = 15,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on where an audit in DIR was ended, if there is one.", rich_help_panel="Output"
+        ),
+    ] = False,
+    save_every: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="How often to save for --resume.", rich_help_panel="Output"),
+    ] = 10.0,
+    workers: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Processes that read the data; 0: this one.", rich_help_panel="Data"),
+    ] = 0,
 ) -> None:
     """Measure how strongly every neuron of a model reacts to an attack.
 
@@ -73,14 +88,22 @@ def run(
     [bold]neurosens-fast audit --model model.py:build --data data.py:load --out run3[/]
     """
     from neurosens_fast.audit import audit
+    from neurosens_fast.audit.checkpoint import unfinished
     from neurosens_fast.audit.tables import accuracies, counted, layer_table, neuron_table, report_notes
     from neurosens_fast.capture import Taps
+    from neurosens_fast.support.processes import process_group, rank_and_world, wait_for_all
 
     from .prepare import prepare
 
+    if output.overwrite and resume:
+        raise ValueError("--resume goes on with what --overwrite would replace; drop one")
+    present = unfinished(output.out)
+    if present and not resume and not output.overwrite:
+        raise ValueError(f"{output.out} holds an unfinished audit; go on with --resume, or begin anew with --overwrite")
+
     chosen = listed(layers or ()) or ["activations"]
     channels = axes(channel_dim or ())
-    folder = OutputFolder(output.out, FILES, output.overwrite)
+    folder = OutputFolder(output.out, FILES, output.overwrite or resume)
     found: dict[str, int] = {}
     subject = prepare(
         model,
@@ -89,8 +112,13 @@ def run(
         computing,
         lambda network: found.update(modules=len(Taps(network, chosen, channels).selection.modules)),
     )
-    console = standard_output(output.quiet)
-    with folder.opened() as path:
+    with endings_told(), process_group(subject.device), folder.opened() as path:
+        rank, world = rank_and_world()
+        console = standard_output(output.quiet or rank > 0)
+        if output.overwrite and rank == 0:
+            for file in (*unfinished(path), path / REPORT):
+                file.unlink(missing_ok=True)
+        wait_for_all()
         print_facts(
             console, [*subject.facts(), ("layers", f"{', '.join(chosen)}: {counted(found['modules'], 'module')}")]
         )
@@ -110,9 +138,15 @@ def run(
             model_description=subject.model_description,
             data_description=subject.data_description,
             attack_description=subject.attack_description,
+            workers=workers,
+            checkpoint=path,
+            checkpoint_seconds=save_every,
+            resume=resume,
+            distributed=world > 1,
         )
         taken = time.perf_counter() - begin
-        report.save(path / REPORT)
+        if rank > 0:
+            return
         report.to_csv(path / "neurons.csv")
         report.plot(path / "sensitivity.png")
     measured = (

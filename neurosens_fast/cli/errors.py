@@ -36,6 +36,14 @@ def complain(message: str, status: int) -> int:
     return status
 
 
+def kept(error: BaseException) -> str:
+    """What was saved before ``error``, as the end of its line; nothing where nothing was."""
+    from neurosens_fast.audit.kept import kept_by
+
+    folder = kept_by(error)
+    return "" if folder is None else f"; what was done is kept in {folder}, the same command with --resume goes on"
+
+
 def wants_traceback(words: Sequence[str]) -> bool:
     """Whether the command line ``words`` or the environment ask for the full traceback of an error."""
     return TRACEBACK_OPTION in words or os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")

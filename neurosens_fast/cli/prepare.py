@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 from neurosens_fast.audit.tables import counted
 from neurosens_fast.capture import plain_forward
 from neurosens_fast.support.messages import one_line
+from neurosens_fast.support.processes import local_device, process_count
 from neurosens_fast.support.random_state import drawn
 from neurosens_fast.support.userfile import is_user_function
 
@@ -39,6 +40,8 @@ class Subject:
         where = f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
         if self.device.type == "cpu":
             where += f", {counted(torch.get_num_threads(), 'thread')}"
+        if process_count() > 1:
+            where += f", in each of {process_count()} processes"
         return [
             ("model", f"{self.model_description}; {parameters(self.model)}"),
             ("data", self.data_description),
@@ -61,7 +64,7 @@ def prepare(
     from neurosens_fast.data import load_data
 
     check_attack(attack)
-    device = place(computing)
+    device = local_device(place(computing))
     network, description = load_network(model.model, model, computing.seed)
     check(network)
     source = load_data(data.data, train=data.split == "train", download=data.download)

@@ -54,10 +54,10 @@ def run(
         --data digits --eps 0.15 --out run2[/]
     """
     from neurosens_fast.models import model_for
+    from neurosens_fast.support.processes import local_device, process_group, rank_and_world, wait_for_all
     from neurosens_fast.training.checkpoints import FILES
     from neurosens_fast.training.fit import fit
     from neurosens_fast.training.methods import method_named
-    from neurosens_fast.training.processes import local_device, process_group, rank_and_world, wait_for_all
     from neurosens_fast.training.progress import epoch_line
 
     from .prepare import check_fit, load_network, parameters, place

@@ -95,7 +95,7 @@ class _Run:
         self.attacked = dict.fromkeys(attacks, 0)
         self.seconds = dict.fromkeys(attacks, 0.0)
 
-    def add(self, inputs: Inputs, labels: Tensor) -> None:
+    def add(self, inputs: Inputs, labels: Tensor, first: int) -> None:
         """Attack one batch."""
         if not isinstance(inputs, Tensor):
             raise TypeError(f"robust_accuracy attacks images [N, ...] in one tensor, got a {type(inputs).__name__}")
@@ -103,7 +103,7 @@ class _Run:
         right, _ = judged(model, inputs, labels)
         if not self.samples:
             self.warnings += model_warnings(model, inputs, labels)
-        index = torch.arange(self.samples, self.samples + len(inputs))
+        index = torch.arange(first, first + len(inputs))
         standing = right
         for name, attack in self.attacks.items():
             rows = (standing if self.cascade else right).nonzero()[:, 0]

@@ -16,9 +16,7 @@ def random_state(seed: int) -> Iterator[None]:
     python, arrays, cpu = random.getstate(), numpy.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the global state itself
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
-        random.seed(seed)
-        numpy.random.seed(seed % 2**32)  # noqa: NPY002 - the global state itself
-        torch.manual_seed(seed)
+        seed_globally(seed)
         yield
     finally:
         random.setstate(python)
@@ -26,6 +24,16 @@ def random_state(seed: int) -> Iterator[None]:
         torch.set_rng_state(cpu)
         if devices is not None:
             torch.cuda.set_rng_state_all(devices)
+
+
+def seed_globally(seed: int, *numbers: int) -> None:
+    """Seed Python's, numpy's and torch's global generators; with ``numbers``, by one of the streams of ``seed``."""
+    if numbers:
+        state = numpy.random.SeedSequence((seed % 2**64, *numbers)).generate_state(1, numpy.uint64)
+        seed = int(state[0])
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)  # noqa: NPY002 - the global state itself
+    torch.manual_seed(seed)
 
 
 def drawn(total: int, count: int | None, seed: int) -> torch.Tensor:

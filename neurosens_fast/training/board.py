@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from neurosens_fast.support.packages import import_package
+from neurosens_fast.support.processes import rank_and_world
 
-from .processes import rank_and_world
 from .result import Epoch
 
 FOLDER = "tensorboard"

@@ -13,12 +13,12 @@ from torch import nn
 
 from neurosens_fast.audit.descriptions import describe_callable, describe_data, describe_model, package_versions
 from neurosens_fast.capture import hookable, parameters_device
+from neurosens_fast.support.processes import rank_and_world
 
 from . import checkpoints
 from .board import FOLDER, Board
 from .loader import loader_of
 from .methods import method_named
-from .processes import rank_and_world
 from .result import Epoch, TrainingResult
 from .run import Run
 from .settings import settings_from

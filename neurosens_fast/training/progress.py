@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .processes import rank_and_world
+from neurosens_fast.support.processes import rank_and_world
+
 from .result import Epoch
 
 

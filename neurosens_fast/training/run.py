@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from neurosens_fast.support.files import write_whole
+from neurosens_fast.support.processes import raise_together, rank_and_world, share_buffers, summed
 from neurosens_fast.support.random_state import random_state
 
 from . import checkpoints
 from .board import Board
 from .loader import Loader, epoch_seed, steps_of
-from .processes import raise_together, rank_and_world, share_buffers, summed
 from .progress import epoch_bar
 from .result import COLUMNS, Epoch, TrainingResult, rows_as_json, rows_from_json
 from .settings import Settings

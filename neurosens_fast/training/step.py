@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from neurosens_fast.attacks import run_attack
 from neurosens_fast.capture import evaluation_mode, logits_of
 from neurosens_fast.nn import SNSLoss
+from neurosens_fast.support.processes import raise_together, rank_and_world
 
 from .methods import Method, Outputs
-from .processes import raise_together, rank_and_world
 from .settings import Settings, schedule_factor
 from .watch import DivergedError, place_of_failure
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from neurosens_fast.attacks import PGD, judged
 from neurosens_fast.audit.batches import batches, moved
+from neurosens_fast.support.processes import rank_and_world, summed
 
-from .processes import rank_and_world, summed
 from .settings import Settings
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neurosens_fast.capture import untouched
-
-from .processes import rank_and_world
+from neurosens_fast.support.processes import rank_and_world
 
 BACK_OFFS = 3
 """How often a run goes back to its best weights before it stops."""

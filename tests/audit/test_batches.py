@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from neurosens_fast.audit.batches import batches, limited, moved, sample_count
+from neurosens_fast.audit.batches import batches, moved, sample_count
 
 X = torch.arange(7 * 3, dtype=torch.float32).reshape(7, 3)
 Y = torch.arange(7)
@@ -80,18 +80,6 @@ def test_samples_that_are_tuples_or_dicts() -> None:
 def test_incomplete_batches_that_are_dropped_do_not_count() -> None:
     assert sample_count(DataLoader(TensorDataset(X, Y), batch_size=3, drop_last=True)) == 6
     assert sample_count(DataLoader(TensorDataset(X, Y), batch_size=3), max_samples=5) == 5
-
-
-def test_limited_does_not_fetch_what_it_does_not_need() -> None:
-    fetched = []
-
-    def source() -> Iterator[Any]:
-        for start in (0, 3, 6):
-            fetched.append(start)
-            yield X[start : start + 3], Y[start : start + 3]
-
-    assert [len(y) for _, y in limited(batches(source(), 1), 5)] == [3, 2]
-    assert fetched == [0, 3]
 
 
 def test_moved_casts_floating_point_only() -> None:

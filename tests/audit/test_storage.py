@@ -101,7 +101,7 @@ def test_a_faithful_rewrite_loads(content: bytes, report: AuditReport, tmp_path:
     ("changes", "message"),
     [
         ({"format": "other"}, "not an audit report"),
-        ({"format_version": 3}, "report format 3, this package reads format 2"),
+        ({"format_version": 4}, "report format 4, this package reads format 3"),
         ({"sums": ["sensitivity"]}, "keeps other statistics"),
         ({"samples": -1}, "not a valid report: ValueError: expected a count, got -1"),
         ({"samples": "17"}, "not a valid report: TypeError: expected int, got '17'"),

@@ -144,8 +144,9 @@ class _Run:
         self._make_plan = make_plan
         self._hooks = Masks(setting.model, {row: report.layers[row].channel_dim for row in rows})
 
-    def add(self, inputs: Inputs, labels: Tensor) -> None:
+    def add(self, inputs: Inputs, labels: Tensor, first: int) -> None:
         """Try every mask of the plan on one batch."""
+        self._first = first
         if not self.samples:
             self._begin(inputs, labels.device)
         self._measure(inputs, labels)
@@ -196,7 +197,7 @@ class _Run:
 
     def _attacked(self, inputs: Inputs, labels: Tensor) -> Inputs:
         applied = self._hooks.applied
-        adversarial = self.setting.attacked(self.attack, inputs, labels, self.samples)
+        adversarial = self.setting.attacked(self.attack, inputs, labels, self._first)
         if self.adaptive and self._hooks.active and self._hooks.applied == applied:
             raise ValueError(f"the attack ran no masked layer, so it cannot adapt to the masks; {ADAPTIVE_MEND}")
         return adversarial

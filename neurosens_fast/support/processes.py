@@ -18,12 +18,17 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
+def process_count() -> int:
+    """How many processes ``torchrun`` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """A process group for the processes that ``torchrun`` started (nccl on CUDA, else gloo); nothing without it."""
     if device.type == "cuda":
         torch.cuda.set_device(device)  # streams that torch makes by itself belong to the current device
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if process_count() == 1 or dist.is_initialized():
         yield
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -1,0 +1,393 @@
+"""An audit that was ended anywhere goes on to the same report, bit for bit; another audit does not go on from it."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from neurosens_fast.attacks import FGSM, PGD
+from neurosens_fast.audit import AuditReport, ReportError, audit, checkpoint
+from neurosens_fast.audit.checkpoint import REPORT, CheckpointWarning, unfinished
+from neurosens_fast.audit.kept import kept_by
+
+from .conftest import build
+
+GENERATOR = torch.Generator().manual_seed(8)
+IMAGES = torch.rand(26, 1, 6, 6, generator=GENERATOR)
+LABELS = torch.randint(0, 4, (26,), generator=GENERATOR)
+
+
+class Faulty(Exception):
+    """What ends an audit here."""
+
+
+class Samples(Dataset[Any]):
+    """Map-style samples of which one cannot be read while ``broken`` is set."""
+
+    broken: int | None = None
+
+    def __len__(self) -> int:
+        return 26
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == self.broken:
+            raise Faulty(f"sample {index} cannot be read")
+        return IMAGES[index], int(LABELS[index])
+
+
+class Stream(IterableDataset[Any]):
+    """The same samples one after the other."""
+
+    broken: int | None = None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        for index in range(26):
+            if index == self.broken:
+                raise Faulty(f"sample {index} cannot be read")
+            yield IMAGES[index], int(LABELS[index])
+
+
+def make_samples(broken: int | None = None) -> Any:
+    """Map-style samples."""
+    samples = Samples()
+    samples.broken = broken
+    return samples
+
+
+def random_attack(x: Tensor, y: Tensor) -> Tensor:
+    """Noise of the global generators, as attacks of users draw it."""
+    return x + 0.1 * torch.rand_like(x) + 0.01 * random.random()
+
+
+def wrapped(kind: str, samples: Any) -> Any:
+    if kind == "loader":
+        return DataLoader(samples, batch_size=4)
+    return DataLoader(samples, batch_size=4, shuffle=True) if kind == "shuffled" else samples
+
+
+def content(folder: Path) -> bytes:
+    return (folder / REPORT).read_bytes()
+
+
+def unbroken(tmp_path: Path, data: Any, attack: Any, **keywords: Any) -> bytes:
+    folder = tmp_path / "unbroken"
+    folder.mkdir()
+    audit(build(), data, attack, "all", batch_size=4, checkpoint=folder, **keywords)
+    return content(folder)
+
+
+@pytest.mark.parametrize("broken", [0, 5, 13, 25])
+@pytest.mark.parametrize("kind", ["map style", "loader", "shuffled", "stream"])
+def test_data_that_raise_midway(tmp_path: Path, kind: str, broken: int) -> None:
+    samples: Any = Stream() if kind == "stream" else Samples()
+    whole = unbroken(tmp_path, wrapped(kind, samples), random_attack)
+    samples.broken = broken
+    arguments: Any = (build(), wrapped(kind, samples), random_attack, "all")
+    with pytest.raises(Faulty) as caught:
+        audit(*arguments, batch_size=4, checkpoint=tmp_path, resume=True)
+    present = unfinished(tmp_path)
+    assert kept_by(caught.value) == (tmp_path if present else None)
+    if broken >= 5 and kind != "shuffled":
+        assert len(present) == 1
+        assert any("resume=True" in note for note in caught.value.__notes__)
+    samples.broken = None
+    report = audit(*arguments, batch_size=4, checkpoint=tmp_path, resume=True)
+    assert content(tmp_path) == whole
+    assert not unfinished(tmp_path)
+    assert report.samples == 26
+
+
+@pytest.mark.parametrize("make", [lambda model: PGD(model, eps=0.1, steps=2), lambda model: FGSM(model, eps=0.1)])
+def test_an_attack_that_raises_again_and_again(tmp_path: Path, make: Any) -> None:
+    whole = unbroken(tmp_path, (IMAGES, LABELS), make(build()))
+    calls = 0
+
+    class Unsteady:
+        def __init__(self, attack: Any) -> None:
+            self.attack = attack
+
+        def __repr__(self) -> str:
+            return repr(self.attack)
+
+        def __call__(self, x: Tensor, y: Tensor, index: Any = None) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls % 3 == 2:
+                raise Faulty("attack")
+            return self.attack(x, y) if index is None else self.attack(x, y, index)
+
+    model = build()
+    attack = Unsteady(make(model))
+    failures = 0
+    while not (tmp_path / REPORT).exists() and failures < 20:
+        try:
+            audit(model, (IMAGES, LABELS), attack, "all", batch_size=4, checkpoint=tmp_path, resume=True)
+        except Faulty:
+            failures += 1
+    assert failures >= 3
+    loaded = AuditReport.load(tmp_path / REPORT)
+    expected = AuditReport.load(tmp_path / "unbroken" / REPORT)
+    assert loaded.samples == expected.samples == 26
+    if isinstance(attack.attack, FGSM):  # not one of the package's attacks: it gets no numbers of samples
+        assert content(tmp_path) == whole
+
+
+def test_each_state_on_the_way_is_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = unbroken(tmp_path, (IMAGES, LABELS), random_attack)
+    states: list[bytes] = []
+    replace = Path.replace
+
+    def kept(self: Path, target: Any) -> Path:
+        result = replace(self, target)
+        if "unfinished" in Path(target).name:
+            states.append(Path(target).read_bytes())
+        return result
+
+    monkeypatch.setattr(Path, "replace", kept)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    audit(build(), (IMAGES, LABELS), random_attack, "all", batch_size=4, checkpoint=folder, checkpoint_seconds=0)
+    monkeypatch.undo()
+    assert len(states) == 7
+    for state in states:
+        (folder / REPORT).unlink()
+        (folder / "audit.unfinished-0-of-1.safetensors").write_bytes(state)
+        audit(build(), (IMAGES, LABELS), random_attack, "all", batch_size=4, checkpoint=folder, resume=True)
+        assert content(folder) == whole
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from neurosens_fast.audit import audit
+from tests.audit.conftest import build
+
+torch.set_num_threads(1)
+folder, seed = Path(sys.argv[1]), int(sys.argv[2])
+images = torch.rand(600, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+labels = torch.arange(600) % 4
+
+def slow(x, y):
+    time.sleep(0.015)
+    return x + 0.1 * torch.rand_like(x)
+
+def run(where, resume):
+    audit(build(), (images, labels), slow, "all", batch_size=4, checkpoint=where, resume=resume, checkpoint_seconds=0)
+
+def child(where, resume):
+    pid = os.fork()
+    if pid == 0:
+        run(where, resume)
+        os._exit(0)
+    return pid
+
+(folder / "whole").mkdir()
+(folder / "killed").mkdir()
+assert os.waitpid(child(folder / "whole", False), 0)[1] == 0
+draw = random.Random(seed)
+kills = 0
+while True:
+    pid = child(folder / "killed", True)
+    if kills < 24:
+        time.sleep(draw.uniform(0, 0.16))
+        os.kill(pid, signal.SIGKILL)
+    ended = os.waitpid(pid, 0)[1]
+    if not os.WIFSIGNALED(ended):
+        assert ended == 0
+        break
+    kills += 1
+print(kills)
+"""
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(seed)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"seed {seed}: {done.stderr}"
+    assert int(done.stdout) >= 20, f"seed {seed}"
+    assert content(tmp_path / "killed") == content(tmp_path / "whole"), f"seed {seed}"
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == [REPORT]
+
+
+def begun(folder: Path, **changes: Any) -> None:
+    """Leave an unfinished audit in ``folder``."""
+    with pytest.raises(Faulty):
+        audit(build(), make_samples(20), FGSM(build(), eps=0.1), batch_size=4, checkpoint=folder, **changes)
+    assert len(unfinished(folder)) == 1
+
+
+class OtherSamples(Samples):
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        return image * 0.5, label
+
+
+OtherSamples.__name__ = "Samples"  # the same description
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model": "weights"},
+            "of another audit, weights: [0-9a-f]{12}, now [0-9a-f]{12}; give the same, or",
+        ),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU())}, "model: Sequential, .*, now Sequential"),
+        ({"attack": FGSM(build(), eps=0.2)}, r"attack: FGSM\(eps=0.1.*\), now FGSM\(eps=0.2"),
+        ({"data": OtherSamples()}, "of another data set: batch 0 holds other samples now"),
+        ({"data": (IMAGES, LABELS)}, r"data: Samples, now tensors \[26, 1, 6, 6\]"),
+        ({"layers": "convolutions"}, "layer_choice: activations, now convolutions"),
+        ({"batch_size": 5}, "batch_size: 4, now 5"),
+        ({"max_samples": 25}, "max_samples: None, now 25"),
+        ({"seed": 3}, "seed: 0, now 3"),
+        ({"dtype": torch.bfloat16}, "dtype: as given, now bfloat16"),
+        ({"channel_dims": {"2": 1}}, "channel_dims"),
+    ],
+)
+def test_another_audit_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    begun(tmp_path)
+    before = unfinished(tmp_path)[0].read_bytes()
+    if changes.get("model") == "weights":
+        changes = {"model": build()}
+        with torch.no_grad():
+            changes["model"][0].bias[0] += 1e-3
+    arguments: dict[str, Any] = {
+        "model": build(),
+        "data": make_samples(),
+        "attack": FGSM(build(), eps=0.1),
+        "batch_size": 4,
+    }
+    with pytest.raises(ReportError, match=message):
+        audit(**{**arguments, **changes}, checkpoint=tmp_path, resume=True)
+    assert unfinished(tmp_path)[0].read_bytes() == before
+
+
+def test_a_folder_of_another_run(tmp_path: Path) -> None:
+    arguments: Any = (build(), make_samples(), FGSM(build(), eps=0.1))
+    with pytest.raises(ReportError, match=r"there is no folder .*missing; make it first"):
+        audit(*arguments, batch_size=4, checkpoint=tmp_path / "missing")
+    begun(tmp_path)
+    with pytest.raises(ReportError, match="is an unfinished audit; resume it, or remove it to begin anew"):
+        audit(*arguments, batch_size=4, checkpoint=tmp_path)
+    with pytest.raises(ReportError, match="of an audit that is not complete"):
+        AuditReport.load(unfinished(tmp_path)[0])
+    path = unfinished(tmp_path)[0]
+    path.rename(tmp_path / "audit.unfinished-1-of-3.safetensors")
+    with pytest.raises(ReportError, match="by another number of processes than 1; start as many as its name says"):
+        audit(*arguments, batch_size=4, checkpoint=tmp_path, resume=True)
+    (tmp_path / "audit.unfinished-1-of-3.safetensors").unlink()
+    audit(*arguments, batch_size=4, checkpoint=tmp_path)
+    with pytest.raises(ReportError, match="is a complete report; choose another folder or remove it"):
+        audit(*arguments, batch_size=4, checkpoint=tmp_path, resume=True)
+    path.write_bytes(content(tmp_path))
+    with pytest.raises(ReportError, match="is a report and no unfinished audit"):
+        audit(*arguments, batch_size=4, checkpoint=tmp_path, resume=True)
+    path.write_bytes(content(tmp_path)[:-9])
+    with pytest.raises(ReportError, match="truncated"):
+        audit(*arguments, batch_size=4, checkpoint=tmp_path, resume=True)
+
+
+def test_a_full_disk_ends_no_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, f"cannot write {path}: No space left on device")
+
+    whole = unbroken(tmp_path, make_samples(), random_attack)
+    with monkeypatch.context() as patch:
+        patch.setattr("neurosens_fast.support.files.write_whole", full)
+        with (
+            pytest.warns(CheckpointWarning, match="No space left on device; the audit goes on") as caught,
+            pytest.raises(ReportError, match="No space left"),  # the report itself has no room either
+        ):
+            audit(build(), make_samples(), random_attack, batch_size=4, checkpoint=tmp_path, checkpoint_seconds=0)
+        assert len(caught) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["unbroken"]
+    saved = checkpoint.save_report
+    writes = 0
+
+    def full_at_the_end(report: AuditReport, path: Path, progress: Any = None) -> None:
+        nonlocal writes
+        writes += 1
+        if writes > 3:
+            raise ReportError("cannot write: No space left on device")
+        saved(report, path, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_report", full_at_the_end)
+        patch.setattr(AuditReport, "save", full_at_the_end)
+        with pytest.warns(CheckpointWarning), pytest.raises(ReportError, match="No space left") as failed:
+            audit(
+                *(build(), make_samples(), random_attack, "all"),
+                batch_size=4,
+                checkpoint=tmp_path,
+                checkpoint_seconds=0,
+            )
+    assert kept_by(failed.value) == tmp_path
+    audit(build(), make_samples(), random_attack, "all", batch_size=4, checkpoint=tmp_path, resume=True)
+    assert content(tmp_path) == whole
+
+
+def test_states_are_written_every_so_many_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    written: list[float] = []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    saved = checkpoint.save_report
+
+    def noted(report: AuditReport, path: Path, progress: Any = None) -> None:
+        written.append(now)
+        saved(report, path, progress)
+
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        nonlocal now
+        now += 1
+        return x
+
+    monkeypatch.setattr(checkpoint, "save_report", noted)
+    audit(build(), make_samples(), attack, batch_size=2, checkpoint=tmp_path, checkpoint_seconds=4, progress=False)
+    assert written == [4, 8, 12]
+
+
+def test_a_model_on_which_memory_runs_out(tmp_path: Path) -> None:
+    class Limited(nn.Module):
+        """Takes 6 samples at once; runs out of memory behind the first layer, whose statistics are then taken."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = build()
+            self.sizes: list[int] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.net[:3](x)
+            if len(x) > 6:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            self.sizes.append(len(x))
+            return self.net[3:](out)  # type: ignore[no-any-return]
+
+    model = Limited()
+    report = audit(model, (IMAGES, LABELS), lambda x, y: x * 0.9, "all", batch_size=8, verify=False)
+    wanted = audit(build(), (IMAGES, LABELS), lambda x, y: x * 0.9, "all", batch_size=8)
+    assert max(model.sizes) <= 6
+    assert (report.samples, report.labelled) == (26, 26)
+    for name, row in wanted.layers.items():
+        found = report.layers[f"net.{name}"].statistics
+        assert found.samples == row.statistics.samples == 26
+        torch.testing.assert_close(found.sums, row.statistics.sums, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.maxima, row.statistics.maxima, rtol=1e-5, atol=1e-6)
+    assert any("in parts of 2" in note for note in report.notes)
