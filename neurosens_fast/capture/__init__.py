@@ -25,9 +25,11 @@ from .pairs import (
     plain_forward,
     read_flags,
 )
+from .rows import TapRow, check_output
 from .selection import LAYER_GROUPS, Layers, Selection, closest, select_layers
 from .stack import failing_layer
-from .taps import TapRow, Taps, check_output
+from .taps import Taps
+from .tokens import TOKENS, attention_mask, shared_mask
 from .verify import Findings, verify_pairing
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "CHANNEL_LAST",
     "FUNCTIONAL_MEND",
     "LAYER_GROUPS",
+    "TOKENS",
     "AttachedHooks",
     "Findings",
     "FunctionalActivation",
@@ -46,6 +49,7 @@ __all__ = [
     "Selection",
     "TapRow",
     "Taps",
+    "attention_mask",
     "batch_length",
     "call_model",
     "check_output",
@@ -65,6 +69,7 @@ __all__ = [
     "plain_forward",
     "read_flags",
     "select_layers",
+    "shared_mask",
     "untouched",
     "verify_pairing",
 ]
