@@ -30,6 +30,7 @@ from .selection import LAYER_GROUPS, Layers, Selection, closest, select_layers
 from .stack import failing_layer
 from .taps import Taps
 from .tokens import TOKENS, attention_mask, shared_mask
+from .two_models import PairedModels
 from .verify import Findings, verify_pairing
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "LayerInfo",
     "Layers",
     "OutputHooks",
+    "PairedModels",
     "Selection",
     "TapRow",
     "Taps",
