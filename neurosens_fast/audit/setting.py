@@ -14,12 +14,12 @@ from neurosens_fast.attacks import Attack, Worst
 from neurosens_fast.capture import (
     Inputs,
     batch_length,
+    devices_of,
     failing_layer,
     hookable,
     leaves,
     mapped,
     pair_inputs,
-    parameters_device,
     read_flags,
 )
 
@@ -35,7 +35,8 @@ class Setting:
     """``model`` (of a compiled one, what was compiled), its ``device``, and the dtype of the measured forward.
 
     bfloat16 and float16 mean autocast, float32 and float64 that inputs are cast. Raises ``TypeError`` or
-    ``ValueError`` with the mend for what is no model or attack, a device that is not the model's, another dtype.
+    ``ValueError`` with the mend for what is no model or attack, a model on several devices, a device that is not the
+    model's, another dtype.
     """
 
     def __init__(
@@ -134,7 +135,13 @@ def check_count(name: str, value: int | None) -> None:
 
 
 def _place(model: nn.Module, device: torch.device | str | None) -> torch.device | None:
-    own = parameters_device(model)
+    places = devices_of(model)
+    if len(places) > 1:
+        raise ValueError(
+            f"the model is spread over {', '.join(sorted(map(str, places)))}; it is measured on one device, so load it "
+            "on one, or move it there with model.to(...)"
+        )
+    own = next(iter(places), None)
     if device is None:
         return own
     try:

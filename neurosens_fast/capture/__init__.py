@@ -15,6 +15,7 @@ from .pairs import (
     Inputs,
     batch_length,
     call_model,
+    devices_of,
     evaluation_mode,
     hookable,
     leaves,
@@ -25,9 +26,12 @@ from .pairs import (
     plain_forward,
     read_flags,
 )
+from .rows import TapRow, check_output
 from .selection import LAYER_GROUPS, Layers, Selection, closest, select_layers
 from .stack import failing_layer
-from .taps import TapRow, Taps, check_output
+from .taps import Taps
+from .tokens import TOKENS, attention_mask, shared_mask
+from .two_models import PairedModels
 from .verify import Findings, verify_pairing
 
 __all__ = [
@@ -36,6 +40,7 @@ __all__ = [
     "CHANNEL_LAST",
     "FUNCTIONAL_MEND",
     "LAYER_GROUPS",
+    "TOKENS",
     "AttachedHooks",
     "Findings",
     "FunctionalActivation",
@@ -43,13 +48,16 @@ __all__ = [
     "LayerInfo",
     "Layers",
     "OutputHooks",
+    "PairedModels",
     "Selection",
     "TapRow",
     "Taps",
+    "attention_mask",
     "batch_length",
     "call_model",
     "check_output",
     "closest",
+    "devices_of",
     "evaluation_mode",
     "failing_layer",
     "functional_activations",
@@ -65,6 +73,7 @@ __all__ = [
     "plain_forward",
     "read_flags",
     "select_layers",
+    "shared_mask",
     "untouched",
     "verify_pairing",
 ]

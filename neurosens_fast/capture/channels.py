@@ -52,8 +52,29 @@ def is_activation(module: nn.Module) -> bool:
     return leaf and _ACTIVATION_NAME.search(type(module).__name__) is not None
 
 
+_NORM_NAME = re.compile(r"(layer|rms)norm(\dd)?$", re.IGNORECASE)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether ``module`` normalises: one of torch, or a leaf with weights per channel that is named like one.
+
+    The latter covers ``LlamaRMSNorm`` and ``T5LayerNorm`` of transformers. Their axis is that of what ran before: the
+    same names stand for norms of images in other packages.
+    """
+    if isinstance(module, NORMS_FIRST + NORMS_LAST):
+        return True
+    weights = list(module.parameters())
+    leaf = next(module.children(), None) is None and bool(weights) and all(weight.dim() == 1 for weight in weights)
+    return leaf and _NORM_NAME.search(type(module).__name__) is not None
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether ``module`` is linear: one of torch, or the ``Conv1D`` of GPT-2 in transformers, ``[N, L, nf]``."""
+    return isinstance(module, LINEAR) or (type(module).__name__ == "Conv1D" and hasattr(module, "nf"))
+
+
 # What modules call their number of output channels.
-_COUNTS = ("out_channels", "out_features", "num_features", "num_channels", "embed_dim", "embedding_dim")
+_COUNTS = ("out_channels", "out_features", "num_features", "num_channels", "embed_dim", "embedding_dim", "nf")
 
 
 def own_axis(module: nn.Module) -> int | None:
@@ -64,7 +85,7 @@ def own_axis(module: nn.Module) -> int | None:
         return 1
     if isinstance(module, NORMS_LAST) and len(module.normalized_shape) > 1:  # type: ignore[arg-type]
         return None  # over several axes, as LayerNorm([C, H, W]): the channel stays where it was
-    return -1 if isinstance(module, CHANNEL_LAST) else None
+    return -1 if isinstance(module, CHANNEL_LAST) or is_linear(module) else None
 
 
 def own_channels(module: nn.Module) -> int | None:

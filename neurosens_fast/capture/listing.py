@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from .channels import own_axis
 from .hooks import OutputHooks
 from .pairs import Inputs, batch_length, hookable, plain_forward
+from .rows import check_output
 from .selection import groups_of, select_layers
-from .taps import check_output
 
 
 @dataclass(frozen=True)

@@ -126,9 +126,14 @@ def _compiled(module: nn.Module) -> bool:
 
 def parameters_device(model: nn.Module) -> torch.device | None:
     """The device of the model's parameters and buffers; None without any, or with several."""
-    tensors: Iterable[Tensor] = (*model.parameters(), *model.buffers())
-    devices = {tensor.device for tensor in tensors}
+    devices = devices_of(model)
     return devices.pop() if len(devices) == 1 else None
+
+
+def devices_of(model: nn.Module) -> set[torch.device]:
+    """The devices that hold the model's parameters and buffers."""
+    tensors: Iterable[Tensor] = (*model.parameters(), *model.buffers())
+    return {tensor.device for tensor in tensors}
 
 
 def mapped(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from .channels import CONVOLUTIONS, LINEAR, NORMS_FIRST, NORMS_LAST, is_activation
+from .channels import CONVOLUTIONS, is_activation, is_linear, is_norm
 from .functional import FUNCTIONAL_MEND
 
 Chooser = Callable[[str, nn.Module], bool]
@@ -27,7 +27,12 @@ LAYER_GROUPS: dict[str, str] = {
 }
 """Names that ``layers=`` takes for many layers at once, with what they mean (a choice of this package)."""
 
-_TYPES = {"convolutions": CONVOLUTIONS, "linear": LINEAR, "norms": NORMS_FIRST + NORMS_LAST}
+_KINDS: dict[str, Callable[[nn.Module], bool]] = {
+    "activations": is_activation,
+    "convolutions": lambda module: isinstance(module, CONVOLUTIONS),
+    "linear": is_linear,
+    "norms": is_norm,
+}
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -54,8 +59,7 @@ def groups_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for name, module in model.named_modules():
         if name:
-            kinds = ["activations"] if is_activation(module) else []
-            kinds += [group for group, types in _TYPES.items() if isinstance(module, types)]
+            kinds = [group for group, belongs in _KINDS.items() if belongs(module)]
             found[name] = (*kinds, *(("blocks",) if name in blocks else ()), "all")
     return found
 

@@ -8,30 +8,17 @@ module that follows cannot spoil the values.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from neurosens_fast.statistics import PairStatistics
+from torch import nn
 
 from .hooks import OutputHooks
-from .selection import Layers, Selection, select_layers
+from .rows import PairRows, check_output
+from .selection import Layers, select_layers
 
 
-@dataclass
-class TapRow:
-    """What one tap has seen: the module's type, the channel axis, the shape of one sample's output, the totals."""
-
-    module_type: str
-    channel_dim: int
-    shape: tuple[int, ...]
-    statistics: PairStatistics
-
-
-class Taps:
+class Taps(PairRows):
     """Context manager that reduces the paired outputs of chosen modules to per-neuron totals.
 
     Inside, each forward of ``model`` on a batch of 2N (benign half first) adds N pairs to every tapped
@@ -44,36 +31,28 @@ class Taps:
     axis) overrides it. ``pairs``, when set, is the N that every tapped output must have. Rows named in ``done`` are
     passed over.
 
+    ``tokens`` says which positions of token activations ``[2N, L, C]`` count: ``"all"``, ``"cls"`` (the first) or
+    ``"last"``. ``mask``, when set before a batch, is the ``[N, L]`` of its real tokens: padding then counts nowhere,
+    and first and last are those of the real ones. :mod:`~neurosens_fast.capture.tokens` has the details.
+
     A layer that was named raises ``ValueError`` or ``TypeError`` with the mend where its output is no
     tensor, not floating point, has no channel axis, or where its first axis is not the batch; a layer
     that came with a group or glob is left out then, and ``skipped`` says why.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Layers = "activations", channel_dims: Mapping[str, int] | None = None
+        self,
+        model: nn.Module,
+        layers: Layers = "activations",
+        channel_dims: Mapping[str, int] | None = None,
+        tokens: str = "all",
     ) -> None:
+        super().__init__(select_layers(model, layers), tokens)
         self.model = model
-        self.selection: Selection = select_layers(model, layers)
-        self.rows: dict[str, TapRow] = {}
-        self.skipped: dict[str, str] = {}
         self.pairs: int | None = None
         self.done: Collection[str] = ()
         self._hooks = OutputHooks(model, self.selection, self._reduce, channel_dims)
         self.selection.named.update(self._hooks.axes)  # an axis that was given must fit
-
-    @property
-    def statistics(self) -> dict[str, PairStatistics]:
-        """The totals by row name."""
-        return {name: row.statistics for name, row in self.rows.items()}
-
-    def silent(self) -> list[str]:
-        """Tapped layers, or calls of them such as ``relu#3``, that no forward has reached yet."""
-        seen = {*self.rows, *self.skipped}
-        reached = {row.partition("#")[0] for row in seen} | seen
-        whole = [name for name in self.selection.modules if name not in reached]
-        calls = [(name, call) for name, numbers in self.selection.calls.items() for call in sorted(numbers)]
-        missing = [f"{name}#{call}" for name, call in calls if (name if call == 1 else f"{name}#{call}") not in seen]
-        return [name for name in whole if name not in self.selection.calls] + missing
 
     def __enter__(self) -> Taps:
         self._hooks.__enter__()
@@ -83,12 +62,6 @@ class Taps:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hooks.__exit__(kind, error, trace)
-
-    def skip(self, row_name: str, name: str, error: ValueError | TypeError) -> None:
-        """Leave a row out from now on; raises ``error`` where its layer ``name`` was named by the user."""
-        if name in self.selection.named or row_name in self.rows:
-            raise error
-        self.skipped[row_name] = str(error)
 
     def _reduce(self, row_name: str, name: str, module: nn.Module, output: Any, axis: int | None) -> None:
         if row_name in self.skipped or row_name in self.done:
@@ -104,44 +77,7 @@ class Taps:
                 f"layer {name!r} saw an odd batch of {output.shape[0]}; a paired batch holds N benign, then N "
                 "adversarial samples"
             )
-        neurons = output.shape[axis]
-        row = self.rows.get(row_name)
-        if row is None:
-            with torch.inference_mode(False):  # totals made in a caller's inference mode could not be added to later
-                totals = PairStatistics(neurons, output.device)
-            row = self.rows[row_name] = TapRow(type(module).__name__, axis, tuple(output.shape[1:]), totals)
-        elif row.statistics.neurons != neurons:
-            raise ValueError(
-                f"layer {row_name!r} has {neurons} channels on axis {axis}, earlier batches had "
-                f"{row.statistics.neurons}; name the channel axis in channel_dims={{{name!r}: ...}} or leave the "
-                "layer out"
-            )
         half = output.shape[0] // 2
         values = output.detach()
-        with torch.no_grad():
-            row.statistics.update(values.narrow(0, 0, half), values.narrow(0, half, half), axis)
-
-
-def check_output(name: str, output: Any, axis: int | None, pairs: int | None = None) -> None:
-    """Raise one sentence that names the layer if ``output`` is no floating-point activation ``[2 * pairs, ...]``."""
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            f"layer {name!r} puts out a {type(output).__name__}, not a tensor; tap a module inside it or leave it out"
-        )
-    if not output.is_floating_point():
-        raise TypeError(f"layer {name!r} puts out {output.dtype}, which has no sensitivity; leave it out of layers")
-    if output.dim() < 2:
-        raise ValueError(
-            f"layer {name!r} puts out shape {list(output.shape)}, which has no channel axis; leave it out of layers"
-        )
-    if axis is None or not -output.dim() <= axis < output.dim() or axis % output.dim() == 0:
-        raise ValueError(
-            f"layer {name!r}: channel axis {axis} does not fit its output {list(output.shape)}; "
-            f"give another in channel_dims={{{name!r}: ...}}"
-        )
-    length = output.shape[0]
-    if pairs is not None and length != 2 * pairs:
-        raise ValueError(
-            f"layer {name!r} puts out {length} rows for {pairs} pairs ({2 * pairs} expected), so its first axis is "
-            "not the batch; leave it out of layers"
-        )
+        benign, adversarial = values.narrow(0, 0, half), values.narrow(0, half, half)
+        self.add(row_name, name, type(module).__name__, benign, adversarial, axis)

@@ -15,8 +15,9 @@ from neurosens_fast.columns import ROW_STATISTICS
 from .functional import FunctionalActivation, functional_activations
 from .hooks import OutputHooks
 from .pairs import Inputs, batch_length, mapped, pair_inputs, plain_forward, read_flags
+from .rows import check_output
 from .selection import Selection
-from .taps import check_output
+from .tokens import MASK_KEY, attention_mask, token_axes
 
 _SAMPLES = 4
 # Kernels chosen by batch size round differently; a mixed-up batch differs by the size of the activations.
@@ -47,11 +48,13 @@ def verify_pairing(
 
     Of the first samples of ``inputs`` ``[N, ...]`` every chosen layer's sums per sample and neuron must agree. This
     catches layouts ``[L, N, C]`` and layers that couple the samples of a batch; both would make the two halves of a
-    pair wrong without any error.
+    pair wrong without any error. What stands at padding, by the attention mask of dict inputs, is not compared.
     """
     count = min(_SAMPLES, batch_length(inputs))
     few = mapped(inputs, lambda leaf: leaf[:count])
-    other = mapped(few, lambda leaf: leaf.flip(0) * 0.5 if leaf.is_floating_point() else leaf.flip(0))
+    other = mapped(few, _another)
+    if isinstance(few, Mapping) and isinstance(other, dict) and MASK_KEY in few:
+        other[MASK_KEY] = few[MASK_KEY].flip(0)  # half a mask, were it a float, is none
     paired = _sums(model, selection, pair_inputs(few, other), count, channel_dims, autocast)
     alone = [_sums(model, selection, half, None, channel_dims, autocast) for half in (few, other)]
     dtypes = [pair.dtype for pair in paired.values()] + [autocast or torch.float64]
@@ -71,6 +74,18 @@ def verify_pairing(
             problems[row] = (paired[row].layer, _error(paired[row].layer))
     # A pass of its own: under the watch, torch chooses other kernels.
     return Findings(problems, functional_activations(model, few))
+
+
+def _another(leaf: Tensor) -> Tensor:
+    """Very different samples of the same kind: those of the batch in reverse, real numbers also halved.
+
+    A single sample of whole numbers, such as token ids, is reversed itself, unless it is a mask of zeros and ones.
+    """
+    if leaf.is_floating_point():
+        return leaf.flip(0) * 0.5
+    if leaf.shape[0] > 1 or leaf.dim() < 2 or leaf.dtype == torch.bool or not leaf.numel() or int(leaf.max()) < 2:
+        return leaf.flip(0)
+    return leaf.flip(1)
 
 
 @dataclass
@@ -98,6 +113,7 @@ def _sums(
     autocast: torch.dtype | None,
 ) -> dict[str, _Seen]:
     found: dict[str, _Seen] = {}
+    mask = attention_mask(inputs)
     columns = [ROW_STATISTICS.index(name) for name in ("benign_sum", "benign_l1")]
 
     def visit(row: str, layer: str, module: nn.Module, output: Any, axis: int | None) -> None:
@@ -107,12 +123,22 @@ def _sums(
             found[row] = _Seen(layer, torch.empty(0), error=error)
             return
         assert axis is not None
-        values = output.detach()
+        values = _without_padding(output.detach(), axis, mask)
         found[row] = _Seen(layer, ops.pair_statistics(values, values, axis)[..., columns], values.dtype)
 
     with OutputHooks(model, selection, visit, channel_dims):
         plain_forward(model, inputs, autocast)
     return found
+
+
+def _without_padding(values: Tensor, channel: int, mask: Tensor | None) -> Tensor:
+    """Activations ``[N, ...]`` with zeros at the padding, whose values a model may leave to chance."""
+    axes = [] if mask is None or len(mask) != len(values) else token_axes(values.shape, channel, mask.shape[1])
+    if mask is None or len(axes) != 1:
+        return values
+    padding = (mask == 0).to(values.device)
+    shape = [len(values) if axis == 0 else mask.shape[1] if axis in axes else 1 for axis in range(values.dim())]
+    return values.masked_fill(padding.view(shape), 0)
 
 
 def _differ(paired: Tensor, alone: Tensor, tolerance: float) -> Tensor:

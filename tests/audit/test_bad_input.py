@@ -96,6 +96,13 @@ def test_scripted_models_are_refused(model: Any) -> None:
         audit(traced, (X, Y), moved, "all")
 
 
+@pytest.mark.parametrize("settings", [{}, {"device": "cpu"}])
+def test_models_on_several_devices_are_refused(settings: dict[str, Any], model: Any) -> None:
+    model[4].to("meta")
+    with pytest.raises(ValueError, match=r"the model is spread over cpu, meta; it is measured on one device, so load"):
+        audit(model, (X, Y), moved, **settings)
+
+
 def test_compiled_models_are_measured_all_the_same(model: Any) -> None:
     plain = audit(model, (X, Y), moved, "all")
     compiled: Any = torch.compile(model, backend="eager")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from neurosens_fast.capture import LAYER_GROUPS, select_layers
+from neurosens_fast.capture import LAYER_GROUPS, list_layers, select_layers
 from neurosens_fast.models import DigitsCNN
 
 from .networks import Conv1dNet, TupleTransformer, torchvision_model
@@ -84,3 +85,36 @@ def test_no_activation_module_is_explained() -> None:
 def test_every_group_has_a_description() -> None:
     assert list(LAYER_GROUPS) == ["activations", "convolutions", "linear", "norms", "blocks", "all"]
     assert all(LAYER_GROUPS.values())
+
+
+def test_norms_and_linear_layers_of_transformers() -> None:
+    class LlamaRMSNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.weight * x * x.square().mean(-1, keepdim=True).rsqrt()
+
+    class Conv1D(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.nf, self.weight = 6, nn.Parameter(torch.randn(5, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight
+
+    class NewGELUActivation(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.gelu(x, approximate="tanh")
+
+    class FusedRMSNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(6, 6)
+
+    model = nn.Sequential(Conv1D(), LlamaRMSNorm(), NewGELUActivation(), FusedRMSNorm())
+    assert list(select_layers(model, "linear").modules) == ["0", "3.inner"]
+    assert list(select_layers(model, "norms").modules) == ["1"]
+    rows = {row.name: row.channel_dim for row in list_layers(model[:3], torch.rand(2, 6, 5))}
+    assert rows == {"0": -1, "1": -1, "2": -1}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from neurosens_fast.capture import select_layers, verify_pairing
 
 from .networks import Conv1dNet, TupleTransformer, torchvision_model
+from .transformers_like import TextClassifier, padded, text_classifier, texts
 
 
 def problems(model: nn.Module, inputs: Any, layers: Any = "all", **settings: Any) -> dict[str, str]:
@@ -77,3 +78,59 @@ def test_functional_activations_come_with_it() -> None:
     model = Functional()
     found = verify_pairing(model, select_layers(model, "linear"), torch.rand(2, 3))
     assert [item.function for item in found.functional] == ["F.relu"]
+
+
+TEXT_LAYERS = ["linear", "norms", "activations", "blocks", "word_embeddings"]
+
+
+class Shifted(TextClassifier):
+    """Wrong at its real tokens: layer ``odd`` sees the samples of the batch in reverse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.odd = nn.Identity()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+        hidden = super().forward(input_ids, attention_mask)["last_hidden_state"]
+        return self.odd(hidden.flip(0))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("samples", [1, 2, 6])
+@pytest.mark.parametrize("mask_dtype", [torch.int64, torch.float32, torch.bool])
+def test_sound_transformers_pass_the_check(causal: bool, side: str, samples: int, mask_dtype: torch.dtype) -> None:
+    model = text_classifier(causal)
+    inputs = padded(texts(0)[:samples], 9, side)
+    inputs["attention_mask"] = inputs["attention_mask"].to(mask_dtype)
+    found = verify_pairing(model, select_layers(model, TEXT_LAYERS), inputs)
+    assert found.problems == {}
+    assert found.functional == []
+
+
+@pytest.mark.parametrize("samples", [1, 2, 6])
+def test_wrong_layers_of_transformers_are_found(samples: int) -> None:
+    model = Shifted().eval()
+    inputs = padded(texts(0)[:samples], 9, "right")
+    assert list(verify_pairing(model, select_layers(model, "all"), inputs).problems) == ["odd"]
+
+
+def test_padding_that_the_model_leaves_to_chance_is_no_problem() -> None:
+    class Chance(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.odd = nn.Identity()
+
+        def forward(self, input_ids: Tensor, **masks: Tensor) -> Tensor:
+            (mask,) = masks.values()
+            x = input_ids[..., None].expand(-1, -1, 3).float()
+            return self.odd(torch.where(mask[..., None] != 0, x, torch.randn(x.shape)))
+
+    model = Chance()
+    inputs = padded(texts(0), 9, "right")
+    selection = select_layers(model, ["odd"])
+    assert verify_pairing(model, selection, inputs, {"odd": -1}).problems == {}
+    inputs["special_mask"] = inputs.pop("attention_mask")
+    assert list(verify_pairing(model, selection, inputs, {"odd": -1}).problems) == ["odd"], (
+        "that is not known as padding"
+    )
