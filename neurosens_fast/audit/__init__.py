@@ -2,7 +2,8 @@
 
 from .masking import MaskingCurve, MaskingPoint, masking_curve
 from .report import AuditReport, LayerSummary, Neuron
-from .run import audit
+from .run import audit, audit_pairs
+from .scores import read_scores
 from .storage import ReportError
 
 __all__ = [
@@ -13,5 +14,7 @@ __all__ = [
     "Neuron",
     "ReportError",
     "audit",
+    "audit_pairs",
     "masking_curve",
+    "read_scores",
 ]

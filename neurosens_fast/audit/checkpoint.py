@@ -15,13 +15,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from neurosens_fast.support.files import remove_parts
 from neurosens_fast.support.processes import wait_for_all
 
 from .identity import batch_fingerprint, difference
 from .kept import note_kept
 from .report import AuditReport
+from .scores import ScoreWriter
 from .source import NumberedBatch, Share
-from .storage import ReportError, load_with_progress
+from .storage import Progress, ReportError, load_with_progress
 from .storage import save as save_report
 
 REPORT = "audit.safetensors"
@@ -46,6 +50,7 @@ class Checkpoint:
         share: Share,
         report: Callable[[], AuditReport],
         seconds: float,
+        scores: ScoreWriter | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.path = self.folder / _name(share.rank, share.world)
@@ -54,6 +59,7 @@ class Checkpoint:
         self._identity, self._share, self._report, self._seconds = identity, share, report, seconds
         self._saved = time.monotonic()
         self._content = ""
+        self._scores = scores
         self._warned = False
 
     def open(self, resume: bool) -> AuditReport | None:
@@ -67,6 +73,7 @@ class Checkpoint:
         present = unfinished(self.folder)
         own = {_name(rank, self._share.world) for rank in range(self._share.world)}
         before = None
+        self._sweep()
         if not present and (self.folder / REPORT).exists():
             raise ReportError(f"{self.folder / REPORT} is a complete report; choose another folder or remove it")
         if present and not resume:
@@ -122,6 +129,12 @@ class Checkpoint:
             report.save(self.folder / REPORT)
         self._wait()
         self.path.unlink(missing_ok=True)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a process left that was killed while it wrote."""
+        for path in (self.path, *([self.folder / REPORT] if self._share.rank == 0 else [])):
+            remove_parts(path)
 
     def _wait(self) -> None:
         if self._share.world > 1:
@@ -131,17 +144,22 @@ class Checkpoint:
         report, progress = load_with_progress(self.path)
         if progress is None:
             raise ReportError(f"{self.path} is a report and no unfinished audit; choose another folder")
-        other = difference(progress["identity"], self._identity)
+        facts = progress.facts
+        other = difference(facts["identity"], self._identity)
         if other:
             raise ReportError(f"{self.path} is of another audit, {other}; give the same, or remove it to begin anew")
-        self.next, self.sample, self._content = progress["next"], progress["sample"], progress["content"]
+        self.next, self.sample, self._content = facts["next"], facts["sample"], facts["content"]
+        if self._scores is not None:
+            self._scores.go_on_from(progress.pending_scores, facts["score_layers"])
         return report
 
     def save(self) -> None:
         """Write the state. ``ReportError`` if that fails; what was written before is then still there."""
         self._saved = time.monotonic()
-        progress = {"identity": self._identity, "next": self.next, "sample": self.sample, "content": self._content}
-        save_report(self._report(), self.path, progress)
+        facts = {"identity": self._identity, "next": self.next, "sample": self.sample, "content": self._content}
+        facts["score_layers"] = [] if self._scores is None else self._scores.layers
+        pending = torch.empty(0, dtype=torch.float64) if self._scores is None else self._scores.pending
+        save_report(self._report(), self.path, Progress(facts, pending))
 
 
 def unfinished(folder: str | PathLike[str]) -> list[Path]:

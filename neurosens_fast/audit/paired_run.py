@@ -2,57 +2,84 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from operator import itemgetter
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from neurosens_fast.capture import Inputs, TapRow, Taps, leaves, logits_of, mapped, paired_forward, verify_pairing
-from neurosens_fast.statistics import PairStatistics, new_totals
+from neurosens_fast.capture import (
+    Inputs,
+    PairRows,
+    TapRow,
+    Taps,
+    leaves,
+    logits_of,
+    mapped,
+    paired_forward,
+    shared_mask,
+    verify_pairing,
+)
+from neurosens_fast.statistics import PairStatistics
 
 from .descriptions import package_versions
+from .pair_data import split_pair
+from .per_sample import ClassTotals, SampleMeans
 from .report import AuditReport, LayerAudit
+from .scores import ScoreWriter
 from .setting import AttackCallable, Setting
 
 
-class PairedRun:
+class AuditRun(ABC):
     """One audit under way. Counts of right predictions stay on the device until the end.
 
-    ``largest`` is the number of pairs that went through the model at once after memory ran out; None where it did not.
+    ``rows`` holds the totals of the layers. ``by_class`` adds them up for each class too, ``scores`` takes those of
+    single samples. ``largest`` is the number of pairs that went through the model at once after memory ran out.
     """
 
-    def __init__(
-        self, setting: Setting, attack: AttackCallable, taps: Taps, channel_dims: Mapping[str, int] | None, verify: bool
-    ) -> None:
-        self.setting, self.attack, self.taps = setting, attack, taps
-        self.verify, self.channel_dims = verify, channel_dims
+    def __init__(self, setting: Setting, rows: PairRows, by_class: bool, scores: ScoreWriter | None) -> None:
+        self.setting, self.rows, self.scores = setting, rows, scores
+        self.classes: dict[str, ClassTotals] | None = {} if by_class else None
+        rows.keeps_samples = by_class or scores is not None
         self.functional: tuple[str, ...] = ()
-        self.samples = self.labelled = 0
+        self.samples = 0
         self.largest: int | None = None
         self.notes: list[str] = []
-        self.correct_benign: Tensor | int = 0
-        self.correct_adversarial: Tensor | int = 0
+        self.counts: dict[str, Tensor | int] = {"labelled": 0, "correct_benign": 0, "correct_adversarial": 0}
         self._before: AuditReport | None = None
+
+    @abstractmethod
+    def measure(self, inputs: Inputs, labels: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
+        """Add some pairs to the rows; the logits ``[N, classes]`` of both sides, None where there are none."""
+
+    @abstractmethod
+    def begin(self, inputs: Inputs) -> None:
+        """Look at the first batch before it is measured."""
 
     def go_on_from(self, report: AuditReport) -> None:
         """Begin with what ``report`` has added up."""
         self._before = report
-        self.samples, self.labelled = report.samples, report.labelled
-        self.correct_benign, self.correct_adversarial = report.correct_benign, report.correct_adversarial
+        self.samples = report.samples
+        self.counts = {name: getattr(report, name) for name in self.counts}
         self.functional = report.functional
         self.notes += report.notes
-        self.taps.skipped.update(report.skipped)
+        self.rows.skipped.update(report.skipped)
         for name, row in report.layers.items():
-            self.taps.rows[name] = TapRow(row.module_type, row.channel_dim, row.shape, row.statistics)
+            self.rows.rows[name] = TapRow(row.module_type, row.channel_dim, row.shape, row.statistics)
+            if self.classes is not None and row.by_class is not None:
+                self.classes[name] = row.by_class
 
     def add(self, inputs: Inputs, labels: Tensor, first: int) -> None:
-        """Attack one batch and add it to the totals; in parts where the device has too little memory for all of it."""
+        """Measure one batch; in parts where the device has too little memory for all of it."""
+        begins = not self.samples
         if self._before is not None:
             self._move_totals(leaves(inputs)[0].device)
-        elif not self.samples and self.verify:
-            self._verify(inputs)
+        elif begins:
+            self.begin(inputs)
+        means = SampleMeans(len(labels))
+        predicted = torch.full((len(labels), 2), -1, dtype=torch.int64, device=labels.device)
+        classes = 0
         left: list[tuple[int, int, frozenset[str]]] = [(0, len(labels), frozenset())]
         while left:
             begin, end, done = left.pop()
@@ -61,37 +88,50 @@ class PairedRun:
                 left += [(middle, end, done), (begin, middle, done)]
                 continue
             part = slice(begin, end)
-            before = {name: row.statistics.samples for name, row in self.taps.rows.items()}
-            self.taps.done = done
+            before = {name: row.statistics.samples for name, row in self.rows.rows.items()}
+            self.rows.done = done
             try:
-                self._add(mapped(inputs, itemgetter(part)), labels[part], first + begin)
+                sides = self.measure(mapped(inputs, itemgetter(part)), labels[part], first + begin)
             except torch.OutOfMemoryError:
-                if end - begin == 1:
+                if end - begin == 1 or self.rows.mask is not None:  # under a mask a layer may have some of its samples
                     raise
                 # Layers that were reached have these samples already.
-                reached = [name for name, row in self.taps.rows.items() if row.statistics.samples > before.get(name, 0)]
+                reached = [name for name, row in self.rows.rows.items() if row.statistics.samples > before.get(name, 0)]
+                means.take(part, self.rows.samples)
                 self._halve(end - begin)
                 left.append((begin, end, done.union(reached)))
+                continue
+            means.take(part, self.rows.samples)
+            for side, logits in enumerate(sides):
+                if logits is not None:
+                    predicted[part, side] = logits.argmax(1)
+                    classes = max(classes, logits.shape[1])
+        if begins:
+            self._check_reached()
+        self.samples += len(labels)
+        self._count(predicted, labels)
+        self._count_samples(means, predicted, labels, classes, first)
 
     def report(self, facts: Mapping[str, str], seed: int) -> AuditReport:
         """What was added up so far, copied to the CPU; ``facts`` hold the descriptions."""
         return AuditReport(
-            layers={name: _on_cpu(row) for name, row in self.taps.rows.items()},
+            layers={name: self._on_cpu(name, row) for name, row in self.rows.rows.items()},
             samples=self.samples,
-            labelled=self.labelled,
-            correct_benign=int(self.correct_benign),
-            correct_adversarial=int(self.correct_adversarial),
+            labelled=int(self.counts["labelled"]),
+            correct_benign=int(self.counts["correct_benign"]),
+            correct_adversarial=int(self.counts["correct_adversarial"]),
             model=facts["model"],
             attack=facts["attack"],
             data=(facts["data"],),
             layer_choice=facts["layer_choice"],
+            tokens=facts["tokens"],
             device=str(self.setting.device or "as given"),
             dtype=facts["dtype"],
             seeds=(seed,),
             versions=package_versions(),
-            not_run=tuple(self.taps.silent()),
+            not_run=tuple(self.rows.silent()),
             functional=self.functional,
-            skipped=dict(self.taps.skipped),
+            skipped=dict(self.rows.skipped),
             notes=tuple(self.notes),
         )
 
@@ -103,55 +143,101 @@ class PairedRun:
         if self.setting.on_cuda:
             torch.cuda.empty_cache()
 
-    def _add(self, inputs: Inputs, labels: Tensor, first: int) -> None:
-        pairs, begins = len(labels), not self.samples
-        adversarial = self.setting.attacked(self.attack, inputs, labels, first)
-        self.taps.pairs = pairs
-        with self.taps:
-            output = paired_forward(self.setting.model, inputs, adversarial, self.setting.autocast)
-        if begins:
-            self._check_reached()
-        self.samples += pairs
-        self._count(output, labels, pairs)
-
-    def _verify(self, inputs: Inputs) -> None:
-        found = verify_pairing(
-            self.setting.model, self.taps.selection, inputs, self.channel_dims, self.setting.autocast
-        )
-        self.functional = tuple(str(activation) for activation in found.functional)
-        for row, (layer, error) in found.problems.items():
-            self.taps.skip(row, layer, error)
-
     def _check_reached(self) -> None:
-        named = self.taps.selection.named
-        missing = [name for name in self.taps.silent() if name in named or name.rpartition("#")[0] in named]
+        named = self.rows.selection.named
+        missing = [name for name in self.rows.silent() if name in named or name.rpartition("#")[0] in named]
         if missing:
             raise ValueError(f"layer {missing[0]!r} did not run in the model's forward; leave it out of layers")
-        if self.taps.rows:
+        if self.rows.rows:
             return
-        if self.taps.skipped:
-            raise ValueError(next(iter(self.taps.skipped.values())))
+        if self.rows.skipped:
+            raise ValueError(next(iter(self.rows.skipped.values())))
         raise ValueError("no layer that was chosen ran as a module in the model's forward; choose others in layers")
 
-    def _count(self, output: Any, labels: Tensor, pairs: int) -> None:
-        logits = logits_of(output, 2 * pairs)
-        if logits is not None:
-            right = logits.argmax(1) == torch.cat((labels, labels))
-            self.labelled += pairs
-            self.correct_benign = self.correct_benign + right[:pairs].sum()
-            self.correct_adversarial = self.correct_adversarial + right[pairs:].sum()
+    def _count(self, predicted: Tensor, labels: Tensor) -> None:
+        """Samples that have a label and a prediction on both sides, and those that are right."""
+        known = (labels >= 0) & (predicted >= 0).all(1)
+        right = (predicted == labels[:, None]) & known[:, None]
+        for name, flags in (("labelled", known), ("correct_benign", right[:, 0]), ("correct_adversarial", right[:, 1])):
+            self.counts[name] = self.counts[name] + flags.sum()
+
+    def _count_samples(self, means: SampleMeans, predicted: Tensor, labels: Tensor, classes: int, first: int) -> None:
+        if self.classes is not None:
+            classes = classes or int(labels.max()) + 1
+            for name, found in means.rows.items():
+                if name not in self.classes:
+                    self.classes[name] = ClassTotals(classes, found.shape[1], found.device)
+                self.classes[name].add(labels.to(found.device), found[..., 0], classes)
+        if self.scores is not None:
+            numbers = torch.arange(first, first + len(labels), device=labels.device)
+            facts = torch.stack((numbers, labels, *predicted.unbind(1)), 1)
+            self.scores.add(facts, means.scores(self.rows.rows).to(facts.device), list(self.rows.rows))
 
     def _move_totals(self, device: torch.device) -> None:
         self._before = None
-        for row in self.taps.rows.values():
-            sums, maxima = new_totals(row.statistics.neurons, device)
-            row.statistics.sums, row.statistics.maxima = (
-                sums.copy_(row.statistics.sums),
-                maxima.copy_(row.statistics.maxima),
-            )
+        for name, row in self.rows.rows.items():
+            totals = PairStatistics(row.statistics.neurons, device)
+            totals.merge(row.statistics)
+            row.statistics = totals
+            if self.classes is not None and name in self.classes:
+                old = self.classes[name]
+                self.classes[name] = ClassTotals(old.classes, row.statistics.neurons, totals.sums.device)
+                self.classes[name].merge(old)
+
+    def _on_cpu(self, name: str, row: TapRow) -> LayerAudit:
+        totals = PairStatistics(row.statistics.neurons)
+        totals.merge(row.statistics)
+        by_class = None
+        if self.classes is not None and name in self.classes:
+            by_class = ClassTotals(self.classes[name].classes, totals.neurons)
+            by_class.merge(self.classes[name])
+        return LayerAudit(row.module_type, row.channel_dim, row.shape, totals, by_class)
 
 
-def _on_cpu(row: TapRow) -> LayerAudit:
-    totals = PairStatistics(row.statistics.neurons)
-    totals.merge(row.statistics)
-    return LayerAudit(row.module_type, row.channel_dim, row.shape, totals)
+class PairedRun(AuditRun):
+    """Benign and adversarial inputs through one model; without an attack the inputs are pairs (``join_pair``)."""
+
+    rows: Taps
+
+    def __init__(
+        self,
+        setting: Setting,
+        attack: AttackCallable | None,
+        taps: Taps,
+        channel_dims: Mapping[str, int] | None,
+        verify: bool,
+        by_class: bool = False,
+        scores: ScoreWriter | None = None,
+    ) -> None:
+        super().__init__(setting, taps, by_class, scores)
+        self.attack, self.channel_dims, self.verify = attack, channel_dims, verify
+        if attack is None:
+            setting.model_inputs = lambda inputs: split_pair(inputs)[0]
+
+    def begin(self, inputs: Inputs) -> None:
+        """Compare the pair with two forwards apart, layer by layer, where that is wanted."""
+        if not self.verify:
+            return
+        found = verify_pairing(
+            self.setting.model,
+            self.rows.selection,
+            self.setting.model_inputs(inputs),
+            self.channel_dims,
+            self.setting.autocast,
+        )
+        self.functional = tuple(str(activation) for activation in found.functional)
+        for row, (layer, error) in found.problems.items():
+            self.rows.skip(row, layer, error)
+
+    def measure(self, inputs: Inputs, labels: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
+        """Attack the inputs and run both halves as one batch."""
+        pairs = len(labels)
+        if self.attack is None:
+            inputs, adversarial = split_pair(inputs)
+        else:
+            adversarial = self.setting.attacked(self.attack, inputs, labels, first)
+        self.rows.pairs, self.rows.mask = pairs, shared_mask(inputs, adversarial)
+        with self.rows:
+            output = paired_forward(self.setting.model, inputs, adversarial, self.setting.autocast)
+        logits = logits_of(output, 2 * pairs)
+        return (None, None) if logits is None else (logits[:pairs], logits[pairs:])

@@ -15,6 +15,8 @@ from neurosens_fast import ops
 from neurosens_fast.columns import MAXIMA, SUMS
 from neurosens_fast.statistics import METRICS, PairStatistics
 
+from .per_sample import ClassTotals, merged_classes
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
@@ -50,12 +52,16 @@ class LayerSummary:
 
 @dataclass
 class LayerAudit:
-    """One layer's place in the model and its totals (on the CPU). ``shape`` is one sample's output."""
+    """One layer's place in the model and its totals (on the CPU), for each class too where that was asked for.
+
+    ``shape`` is one sample's output.
+    """
 
     module_type: str
     channel_dim: int
     shape: tuple[int, ...]
     statistics: PairStatistics
+    by_class: ClassTotals | None = None
 
 
 @dataclass(repr=False)
@@ -69,7 +75,8 @@ class AuditReport:
     ``skipped`` maps those of a group that cannot be measured to the reason, and ``functional`` lists
     activation functions that no tap can reach. ``fused`` names the layers whose activation and statistics were
     computed in one pass, ``not_fused`` says why the model ran as it is where it did. ``notes`` tell
-    what else happened on the way.
+    what else happened on the way. ``tokens`` says
+    which positions of token layouts counted.
     """
 
     layers: dict[str, LayerAudit]
@@ -91,6 +98,7 @@ class AuditReport:
     fused: tuple[str, ...] = ()
     not_fused: str = ""
     notes: tuple[str, ...] = ()
+    tokens: str = "all"
 
     def __repr__(self) -> str:
         return (
@@ -126,6 +134,36 @@ class AuditReport:
         if name not in METRICS:
             raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(METRICS)}")
         return {layer: entry.statistics.metric(name) for layer, entry in self.layers.items()}
+
+    @property
+    def class_sensitivity(self) -> dict[str, Tensor]:
+        """Layer -> mean absolute change by class and neuron, ``[K, C]`` float64; NaN where a class has no sample.
+
+        Raises ``ValueError`` for a report that was not made with ``by_class=True``.
+        """
+        means = {name: row.by_class.means() for name, row in self.layers.items() if row.by_class is not None}
+        if not means:
+            raise ValueError("the report has no classes; audit with by_class=True")
+        return means
+
+    def classes_to_pandas(self) -> DataFrame:
+        """One row per class and layer: ``class``, ``layer``, ``samples``, ``score``, ``most_sensitive``.
+
+        ``score`` is the mean sensitivity of the layer's neurons to attacks on the class. Errors are those of
+        :attr:`class_sensitivity`.
+        """
+        from pandas import DataFrame
+
+        rows = []
+        for name, means in self.class_sensitivity.items():
+            totals = self.layers[name].by_class
+            assert totals is not None
+            for number, (count, values) in enumerate(zip(totals.samples.tolist(), means, strict=True)):
+                some = count > 0 and len(values) > 0
+                most = int(ops.topk_neurons(values, 1)[1]) if some else None
+                rows.append((number, name, int(count), float(values.mean()) if some else math.nan, most))
+        frame = DataFrame(rows, columns=["class", "layer", "samples", "score", "most_sensitive"])
+        return frame.astype({"most_sensitive": "Int64"}).sort_values(["class"], kind="stable", ignore_index=True)
 
     def top(self, k: int | float = 10, by: str = "sensitivity", layer: str | None = None) -> list[Neuron]:
         """The ``k`` neurons with the largest metric ``by``, largest first, over all layers or of one.
@@ -240,10 +278,10 @@ class AuditReport:
 
         Raises ``ValueError`` naming the difference if model, attack, layers or their sizes differ.
         """
-        for what in ("model", "attack", "dtype"):
+        for what in ("model", "attack", "dtype", "tokens"):
             ours, theirs = getattr(self, what), getattr(other, what)
             if ours != theirs:
-                raise ValueError(f"cannot merge reports of different {what}s: {ours!r} and {theirs!r}")
+                raise ValueError(f"cannot merge reports of different {what.rstrip('s')}s: {ours!r} and {theirs!r}")
         if list(self.layers) != list(other.layers):
             odd = sorted(self.layers.keys() ^ other.layers.keys()) or list(self.layers)
             raise ValueError(f"cannot merge reports of different layers; not the same in both: {', '.join(odd)}")
@@ -259,7 +297,8 @@ class AuditReport:
             total = PairStatistics(ours.statistics.neurons)
             total.merge(ours.statistics)
             total.merge(theirs.statistics)
-            merged[name] = replace(ours, statistics=total)
+            classes = merged_classes([row.by_class for row in (ours, theirs) if row.by_class is not None])
+            merged[name] = replace(ours, statistics=total, by_class=classes)
         return replace(
             self,
             layers=merged,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from os import PathLike
+from typing import Any
 
 import torch
 from torch import nn
 
-from neurosens_fast.capture import Layers, Taps
+from neurosens_fast.capture import Layers, PairedModels, Taps, untouched
 from neurosens_fast.support.processes import rank_and_world
 
 from .batches import Data, sample_count
@@ -18,21 +19,25 @@ from .checkpoint import Checkpoint
 from .descriptions import describe_callable, describe_data, describe_layers, describe_model
 from .identity import weights_fingerprint
 from .loop import NO_SAMPLE, go_over, nothing
-from .paired_run import PairedRun
+from .pair_data import pair_data
+from .paired_run import AuditRun, PairedRun
 from .progress import Report
 from .report import AuditReport
+from .scores import ScoreWriter
 from .setting import AttackCallable, Setting, check_count
 from .source import Share
 from .together import combined
+from .two_models import TwoModelRun
 
 
 def audit(
     model: nn.Module,
     data: Data,
-    attack: AttackCallable,
+    attack: AttackCallable | None,
     layers: Layers = "activations",
     *,
     channel_dims: Mapping[str, int] | None = None,
+    tokens: str = "all",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int = 128,
@@ -48,15 +53,20 @@ def audit(
     checkpoint_seconds: float = 10.0,
     resume: bool = False,
     distributed: bool = False,
+    by_class: bool = False,
+    scores: str | PathLike[str] | None = None,
 ) -> AuditReport:
     """Sensitivity and every other metric of each neuron of the tapped layers, as an :class:`AuditReport`.
 
     ``data`` gives batches ``(x, y)``: inputs ``[N, ...]`` (a tensor, or a tuple or dict of tensors) and
     labels ``[N]``; or samples, from a map-style data set or an iterable, which are joined to batches of
     ``batch_size``; or it is one tuple of two tensors. At most ``max_samples`` samples are used. ``attack``
-    is any callable ``(x, y) -> x_adv``. ``layers`` is anything that ``capture.select_layers`` takes: a group
+    is any callable ``(x, y) -> x_adv``; None says that the data hold pairs: tensors, samples or batches
+    ``(benign, other)`` or ``(benign, other, labels)`` such as corrupted or paraphrased inputs.
+    ``layers`` is anything that ``capture.select_layers`` takes: a group
     of ``capture.LAYER_GROUPS``, names, globs, or a function; ``channel_dims`` maps names or globs to the
-    channel axis where the rule of ``capture.channels`` does not fit.
+    channel axis where the rule of ``capture.channels`` does not fit. ``tokens`` says which positions of token layouts
+    count, ``"all"``, ``"cls"`` or ``"last"``; under an ``attention_mask`` in dict inputs padding counts nowhere.
 
     Batches are moved to ``device`` (default: the model's, and it must be the model's). ``dtype`` bfloat16 or
     float16 runs the paired forward under autocast, float32 or float64 casts the inputs. ``progress`` shows a
@@ -69,6 +79,9 @@ def audit(
     process group of ``torch.distributed``, each of which calls this function alike and gets the report of all.
     ``workers`` processes read a map-style data set; a ``DataLoader`` has its own number.
 
+    ``by_class`` adds up sensitivity for each class too (``AuditReport.class_sensitivity``). ``scores`` is a folder to
+    which one row per sample is written, which :func:`read_scores` reads. Either takes one more read of each layer.
+
     Benign and adversarial inputs share one forward in evaluation mode, and each layer is read once;
     memory beyond that forward is that of the statistics. The model's modes, hooks, ``.grad``,
     ``requires_grad`` and buffers, and the global random states are afterwards as they were before, also
@@ -80,59 +93,176 @@ def audit(
     samples or labels, adversarial inputs of another shape. ``ReportError`` for a folder that holds another audit, or
     cannot be written.
     """
+    _check_counts(batch_size, max_samples)
     setting = Setting(model, attack, device, dtype)
-    for name, value in (("batch_size", batch_size), ("max_samples", max_samples)):
-        check_count(name, value)
+    job = _Job(data if attack is not None else pair_data(data), batch_size, max_samples, progress, seed, workers)
+    taps = Taps(setting.model, layers, channel_dims, tokens)
     facts = {
         "model": model_description or describe_model(setting.model),
-        "attack": attack_description or describe_callable(attack),
+        "attack": attack_description or (describe_callable(attack) if attack is not None else "pairs in the data"),
         "data": data_description or describe_data(data),
         "layer_choice": describe_layers(layers),
-        "dtype": str(dtype or "as given").removeprefix("torch."),
+        "tokens": tokens,
+        "dtype": _dtype_name(dtype),
     }
-    run = PairedRun(setting, attack, Taps(setting.model, layers, channel_dims), channel_dims, verify)
+    identity = {"weights": weights_fingerprint(setting.model), "channel_dims": dict(channel_dims or {})}
+    share = _share(distributed)
+    writer = None if scores is None else ScoreWriter(scores, share)
+    run = PairedRun(setting, attack, taps, channel_dims, verify, by_class, writer)
+    return job.done(run, facts, identity, share, checkpoint, checkpoint_seconds, resume)
 
-    def report() -> AuditReport:
-        return run.report(facts, seed)
 
-    rank, world = rank_and_world() if distributed else (0, 1)
-    share = Share(rank=rank, world=world)
-    store = None
-    if checkpoint is not None:
-        identity = facts | {
-            "weights": weights_fingerprint(setting.model),
-            "channel_dims": dict(channel_dims or {}),
-            "batch_size": batch_size,
-            "max_samples": max_samples,
-            "samples": sample_count(data, max_samples),
-            "seed": seed,
-            "torch": torch.__version__,
-        }
-        store = Checkpoint(checkpoint, identity, share, report, checkpoint_seconds)
-        before = store.open(resume)
-        if before is not None:
-            run.go_on_from(before)
-            share = replace(share, start=store.next, also=store.sample)
-    with nullcontext() if store is None else store.kept_after_errors():
+def audit_pairs(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    data: Data,
+    layers: Layers = "activations",
+    *,
+    layers_b: Mapping[str, str] | None = None,
+    channel_dims: Mapping[str, int] | None = None,
+    tokens: str = "all",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    batch_size: int = 128,
+    max_samples: int | None = None,
+    progress: bool | Report = True,
+    verify: bool = True,
+    seed: int = 0,
+    model_a_description: str | None = None,
+    model_b_description: str | None = None,
+    data_description: str | None = None,
+    workers: int = 0,
+    checkpoint: str | PathLike[str] | None = None,
+    checkpoint_seconds: float = 10.0,
+    resume: bool = False,
+    distributed: bool = False,
+    by_class: bool = False,
+    scores: str | PathLike[str] | None = None,
+) -> AuditReport:
+    """How much every neuron differs between two models on the same inputs, as an :class:`AuditReport`.
+
+    Float against quantised, before against after fine-tuning: "benign" in the report is what ``model_a`` puts out,
+    "adversarial" what ``model_b`` does. ``layers`` is chosen on ``model_a``; a layer is compared with the one of the
+    same name in ``model_b``, or with the one to which ``layers_b`` maps its name, and must have the same shape. Both
+    models must be on one device. The activations of ``model_a`` are kept for one batch. Everything else is as in
+    :func:`audit`. A choice of this package.
+    """
+    _check_counts(batch_size, max_samples)
+    setting = Setting(model_a, None, device, dtype)
+    other = Setting(model_b, None, device, dtype)
+    models = PairedModels(setting.model, other.model, layers, channel_dims, layers_b, tokens)
+    names = (
+        model_a_description or describe_model(setting.model),
+        model_b_description or describe_model(other.model),
+    )
+    facts = {
+        "model": f"{names[0]} and {names[1]}",
+        "attack": "none, the second model instead",
+        "data": data_description or describe_data(data),
+        "layer_choice": describe_layers(layers),
+        "tokens": tokens,
+        "dtype": _dtype_name(dtype),
+    }
+    identity = {
+        "weights": [weights_fingerprint(part.model) for part in (setting, other)],
+        "channel_dims": dict(channel_dims or {}),
+        "layers_b": dict(layers_b or {}),
+    }
+    share = _share(distributed)
+    writer = None if scores is None else ScoreWriter(scores, share)
+    run = TwoModelRun(setting, models, verify, by_class, writer)
+    job = _Job(data, batch_size, max_samples, progress, seed, workers)
+    with untouched(other.model):
+        other.check_weights()
+        return job.done(run, facts, identity, share, checkpoint, checkpoint_seconds, resume)
+
+
+@dataclass
+class _Job:
+    """Going over data, once for each audit."""
+
+    data: Any
+    batch_size: int
+    max_samples: int | None
+    progress: bool | Report
+    seed: int
+    workers: int
+
+    def done(
+        self,
+        run: AuditRun,
+        facts: dict[str, str],
+        identity: dict[str, Any],
+        share: Share,
+        checkpoint: str | PathLike[str] | None,
+        seconds: float,
+        resume: bool,
+    ) -> AuditReport:
+        """The report of the whole audit, in every process."""
+
+        def report() -> AuditReport:
+            return run.report(facts, self.seed)
+
+        store = None
+        if checkpoint is not None:
+            identity |= facts | {
+                "batch_size": self.batch_size,
+                "max_samples": self.max_samples,
+                "samples": sample_count(self.data, self.max_samples),
+                "seed": self.seed,
+                "by_class": run.classes is not None,
+                "scores": run.scores is not None,
+                "torch": torch.__version__,
+            }
+            store = Checkpoint(checkpoint, identity, share, report, seconds, run.scores)
+            before = store.open(resume)
+            if before is not None:
+                run.go_on_from(before)
+                share = replace(share, start=store.next, also=store.sample)
+        with ExitStack() as stack:
+            if store is not None:
+                stack.enter_context(store.kept_after_errors())
+            if run.scores is not None:
+                run.scores.begin(resumed=resume)
+            self._go_over(run, share, store)
+            if run.scores is not None:
+                run.scores.flush()
+            if store is not None and share.world > 1:
+                store.save()  # to wait for the others may take long
+            device = run.setting.device or torch.device("cpu")
+            result = report() if share.world == 1 else combined(report(), device)
+            if not result.samples:
+                raise ValueError(NO_SAMPLE)
+            if store is not None:
+                store.complete(result)
+        return result
+
+    def _go_over(self, run: AuditRun, share: Share, store: Checkpoint | None) -> None:
         go_over(
-            data,
+            self.data,
             run,
-            setting,
-            batch_size=batch_size,
-            max_samples=max_samples,
-            progress=progress if rank == 0 else False,
+            run.setting,
+            batch_size=self.batch_size,
+            max_samples=self.max_samples,
+            progress=self.progress if share.rank == 0 else False,
             title="audit",
-            seed=seed,
+            seed=self.seed,
             share=share,
-            workers=workers,
+            workers=self.workers,
             before=nothing if store is None else store.check_data,
             after=nothing if store is None else store.passed,
         )
-        if store is not None and world > 1:
-            store.save()  # to wait for the others may take long
-        result = report() if world == 1 else combined(report(), setting.device or torch.device("cpu"))
-        if not result.samples:
-            raise ValueError(NO_SAMPLE)
-        if store is not None:
-            store.complete(result)
-    return result
+
+
+def _share(distributed: bool) -> Share:
+    rank, world = rank_and_world() if distributed else (0, 1)
+    return Share(rank=rank, world=world)
+
+
+def _check_counts(batch_size: int, max_samples: int | None) -> None:
+    for name, value in (("batch_size", batch_size), ("max_samples", max_samples)):
+        check_count(name, value)
+
+
+def _dtype_name(dtype: torch.dtype | None) -> str:
+    return str(dtype or "as given").removeprefix("torch.")

@@ -40,11 +40,15 @@ class Setting:
     """
 
     def __init__(
-        self, model: nn.Module, attack: AttackCallable, device: torch.device | str | None, dtype: torch.dtype | None
+        self,
+        model: nn.Module,
+        attack: AttackCallable | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if not callable(attack):
+        if attack is not None and not callable(attack):
             raise TypeError(f"attack must be a callable (x, y) -> x_adv, got {type(attack).__name__}")
         if dtype is not None and dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(str(kind) for kind in _DTYPES)}, got {dtype}")
@@ -52,6 +56,7 @@ class Setting:
         self.device = _place(self.model, device)
         self.dtype = dtype
         self.autocast = dtype if dtype in _AUTOCAST else None
+        self.model_inputs: Callable[[Inputs], Inputs] = lambda inputs: inputs  # of a batch, what the model takes
 
     @property
     def on_cuda(self) -> bool:
@@ -78,6 +83,7 @@ class Setting:
             raise MemoryError(f"out of memory with {pairs} pairs at once; give a smaller batch_size") from error
         except (RuntimeError, IndexError) as error:
             # With N and with 2N samples: a model may be made for one number of them.
+            inputs = self.model_inputs(inputs)
             trials = (inputs, pair_inputs(inputs, inputs))
             layer = next(filter(None, (failing_layer(self.model, trial, self.autocast) for trial in trials)), None)
             if layer is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,8 @@ from neurosens_fast.columns import MAXIMA, SUMS
 from neurosens_fast.statistics import PairStatistics
 from neurosens_fast.support import files
 
+from .per_sample import ClassTotals
+
 if TYPE_CHECKING:
     from .report import AuditReport
 
@@ -24,6 +27,15 @@ FORMAT_VERSION = 3
 _T = TypeVar("_T")
 _KEY = "neurosens_fast"
 _CHECKSUM = "sha256"
+_PENDING = "pending scores"
+
+
+@dataclass
+class Progress:
+    """What an audit that is not complete notes: ``facts`` for JSON, and scores of samples that no file holds yet."""
+
+    facts: dict[str, Any]
+    pending_scores: Tensor
 
 
 class ReportError(ValueError):
@@ -38,7 +50,7 @@ def write_whole(path: str | PathLike[str], content: bytes) -> None:
         raise ReportError(str(error)) from error
 
 
-def save(report: AuditReport, path: str | PathLike[str], progress: dict[str, Any] | None = None) -> None:
+def save(report: AuditReport, path: str | PathLike[str], progress: Progress | None = None) -> None:
     """See :meth:`AuditReport.save`; ``progress`` is what an audit that is not complete notes beside its report."""
     from safetensors.torch import save as serialise
 
@@ -48,6 +60,9 @@ def save(report: AuditReport, path: str | PathLike[str], progress: dict[str, Any
         totals = entry.statistics
         tensors[f"{name}.sums"] = totals.sums.cpu().contiguous()
         tensors[f"{name}.maxima"] = totals.maxima.cpu().contiguous()
+        if entry.by_class is not None:
+            tensors[f"{name}.class_sums"] = entry.by_class.sums.cpu().contiguous()
+            tensors[f"{name}.class_samples"] = entry.by_class.samples.cpu().contiguous()
         layers.append(
             {
                 "name": name,
@@ -56,8 +71,11 @@ def save(report: AuditReport, path: str | PathLike[str], progress: dict[str, Any
                 "shape": list(entry.shape),
                 "neurons": totals.neurons,
                 "samples": totals.samples,
+                "classes": None if entry.by_class is None else entry.by_class.classes,
             }
         )
+    if progress is not None:
+        tensors[_PENDING] = progress.pending_scores
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -82,7 +100,8 @@ def save(report: AuditReport, path: str | PathLike[str], progress: dict[str, Any
         "fused": list(report.fused),
         "not_fused": report.not_fused,
         "notes": list(report.notes),
-        "progress": progress,
+        "tokens": report.tokens,
+        "progress": None if progress is None else progress.facts,
     }
     header[_CHECKSUM] = _checksum(header, tensors)
     write_whole(path, serialise(tensors, {_KEY: json.dumps(header)}))
@@ -96,7 +115,7 @@ def load(path: str | PathLike[str]) -> AuditReport:
     return report
 
 
-def load_with_progress(path: str | PathLike[str]) -> tuple[AuditReport, dict[str, Any] | None]:
+def load_with_progress(path: str | PathLike[str]) -> tuple[AuditReport, Progress | None]:
     """What :func:`save` wrote. ``ReportError`` as :meth:`AuditReport.load`."""
     try:
         content = Path(path).read_bytes()
@@ -112,7 +131,7 @@ class _Problem(Exception):
     """What is wrong with a file; becomes a :class:`ReportError` that names the file."""
 
 
-def _parse(content: bytes) -> tuple[AuditReport, dict[str, Any] | None]:
+def _parse(content: bytes) -> tuple[AuditReport, Progress | None]:
     from safetensors import SafetensorError
     from safetensors.torch import load as deserialise
 
@@ -140,7 +159,10 @@ def _parse(content: bytes) -> tuple[AuditReport, dict[str, Any] | None]:
     if header.get("sums") != list(SUMS) or header.get("maxima") != list(MAXIMA):
         raise _Problem("written by a version of this package that keeps other statistics")
     try:
-        return _report(header, tensors), None if header["progress"] is None else _typed(header["progress"], dict)
+        progress = None
+        if header["progress"] is not None:
+            progress = Progress(_typed(header["progress"], dict), tensors.pop(_PENDING))
+        return _report(header, tensors), progress
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _Problem(f"not a valid report: {type(error).__name__}: {error}") from error
 
@@ -159,13 +181,20 @@ def _report(header: dict[str, Any], tensors: dict[str, Tensor]) -> AuditReport:
         axis = _typed(row["channel_dim"], int)
         if not -len(shape) <= axis <= len(shape) or axis == 0 or shape[axis - 1 if axis > 0 else axis] != neurons:
             raise ValueError(f"layer {name!r} has no {neurons} neurons on axis {axis} of {list(shape)}")
-        layers[name] = LayerAudit(_typed(row["module_type"], str), axis, shape, totals)
+        by_class = None
+        if row["classes"] is not None:
+            by_class = ClassTotals(_natural(row["classes"]), neurons)
+            by_class.sums = _totals(tensors.pop(f"{name}.class_sums"), by_class.classes, neurons)
+            by_class.samples = tensors.pop(f"{name}.class_samples").reshape(by_class.classes)
+        layers[name] = LayerAudit(_typed(row["module_type"], str), axis, shape, totals, by_class)
     if tensors or len(layers) != len(header["layers"]):
         raise ValueError("its layers do not match its tensors")
     counts: Any = {
         key: _natural(header[key]) for key in ("samples", "labelled", "correct_benign", "correct_adversarial")
     }
-    texts: Any = {key: _typed(header[key], str) for key in ("model", "attack", "layer_choice", "device", "dtype")}
+    texts: Any = {
+        key: _typed(header[key], str) for key in ("model", "attack", "layer_choice", "device", "dtype", "tokens")
+    }
     if max(counts["correct_benign"], counts["correct_adversarial"]) > counts["labelled"]:
         raise ValueError("more samples are classified correctly than are labelled")
     return AuditReport(
@@ -184,9 +213,9 @@ def _report(header: dict[str, Any], tensors: dict[str, Tensor]) -> AuditReport:
     )
 
 
-def _totals(tensor: Tensor, neurons: int, columns: int) -> Tensor:
-    if tensor.shape != (neurons, columns):
-        raise ValueError(f"totals must be {[neurons, columns]}, got {list(tensor.shape)}")
+def _totals(tensor: Tensor, rows: int, columns: int) -> Tensor:
+    if tensor.shape != (rows, columns):
+        raise ValueError(f"totals must be {[rows, columns]}, got {list(tensor.shape)}")
     return tensor
 
 

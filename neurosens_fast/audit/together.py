@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from neurosens_fast.columns import MAXIMA, SUMS
-from neurosens_fast.statistics import PairStatistics, new_totals
+from neurosens_fast.statistics import PairStatistics
 
+from .per_sample import ClassTotals
 from .report import AuditReport, LayerAudit
 
 _COUNTS = ("samples", "labelled", "correct_benign", "correct_adversarial")
@@ -33,14 +33,19 @@ def combined(report: AuditReport, device: torch.device) -> AuditReport:
 
 
 def _combined(report: AuditReport, device: torch.device) -> AuditReport:
-    mine = replace(report, layers={name: replace(row, statistics=None) for name, row in report.layers.items()})  # type: ignore[arg-type]
+    bare = {
+        name: LayerAudit(row.module_type, row.channel_dim, row.shape, PairStatistics(0))
+        for name, row in report.layers.items()
+    }
+    mine = replace(report, layers=bare)
     neurons = {name: row.statistics.neurons for name, row in report.layers.items()}
+    classes = {name: row.by_class.classes for name, row in report.layers.items() if row.by_class is not None}
     gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, (mine, neurons))
-    every = [found for found, _ in gathered]
+    dist.all_gather_object(gathered, (mine, neurons, classes))
+    every = [found for found, _, _ in gathered]
     skipped = {name: reason for found in every for name, reason in found.skipped.items()}
     places: dict[str, tuple[LayerAudit, int]] = {}
-    for found, sizes in gathered:
+    for found, sizes, _ in gathered:
         for name, row in found.layers.items():
             if name in skipped:
                 continue
@@ -50,7 +55,8 @@ def _combined(report: AuditReport, device: torch.device) -> AuditReport:
                     f"layer {name!r} has {known[1]} neurons in one process and {sizes[name]} in another; name its "
                     "channel axis in channel_dims, or leave it out of layers"
                 )
-    layers = _reduced(report, places, device)
+    most = max((count for _, _, counts in gathered for count in counts.values()), default=0)
+    layers = _reduced(report, places, most, device)
     counts = torch.tensor([getattr(report, name) for name in _COUNTS], dtype=torch.int64, device=device)
     dist.all_reduce(counts)
     some = next((found for found in every if found.samples), report)
@@ -68,40 +74,40 @@ def _combined(report: AuditReport, device: torch.device) -> AuditReport:
 
 
 def _reduced(
-    report: AuditReport, places: dict[str, tuple[LayerAudit, int]], device: torch.device
+    report: AuditReport, places: dict[str, tuple[LayerAudit, int]], classes: int, device: torch.device
 ) -> dict[str, LayerAudit]:
-    sums, maxima, samples = [], [], []
-    for name, (_, neurons) in places.items():
+    """The layers with the totals of all processes, for each of ``classes`` classes too where there are any."""
+    rows: dict[str, LayerAudit] = {}
+    for name, (place, neurons) in places.items():
         own = report.layers.get(name)
-        totals = (own.statistics.sums, own.statistics.maxima) if own is not None else new_totals(neurons)
-        sums.append(totals[0].flatten())
-        maxima.append(totals[1].flatten())
-        samples.append(float(own.statistics.samples) if own is not None else 0.0)
-    peaks = _joined(maxima)
-    # Sample counts, and where a maximum is NaN, which a maximum of several processes may lose.
-    counts = torch.tensor(samples, dtype=torch.float64)
-    everything = torch.cat((_joined(sums), counts, peaks.isnan().double())).to(device)
-    peaks = peaks.nan_to_num(-torch.inf, torch.inf, -torch.inf).to(device)
-    dist.all_reduce(everything)
-    dist.all_reduce(peaks, dist.ReduceOp.MAX)
-    everything, peaks = everything.cpu(), peaks.cpu()
-    peaks[everything[len(everything) - len(peaks) :] > 0] = torch.nan
-    layers: dict[str, LayerAudit] = {}
-    at = at_peak = 0
-    counts = everything[sum(map(len, sums)) :]
-    for number, (name, (row, neurons)) in enumerate(places.items()):
-        statistics = PairStatistics(neurons)
-        size, peak_size = neurons * len(SUMS), neurons * len(MAXIMA)
-        statistics.sums = everything[at : at + size].reshape(neurons, len(SUMS)).clone()
-        statistics.maxima = peaks[at_peak : at_peak + peak_size].reshape(neurons, len(MAXIMA)).clone()
-        statistics.samples = int(counts[number])
-        at, at_peak = at + size, at_peak + peak_size
-        layers[name] = replace(row, statistics=statistics)
-    return layers
+        row = rows[name] = replace(place, statistics=PairStatistics(neurons))
+        row.by_class = ClassTotals(classes, neurons) if classes else None
+        if own is not None:
+            row.statistics.merge(own.statistics)
+        if own is not None and row.by_class is not None and own.by_class is not None:
+            row.by_class.merge(own.by_class)
+    samples = torch.tensor([float(row.statistics.samples) for row in rows.values()], dtype=torch.float64)
+    maxima = [row.statistics.maxima for row in rows.values()]
+    # Where a maximum is NaN is summed: a maximum of several processes may lose it.
+    flags = [peaks.isnan().double() for peaks in maxima]
+    by_class = [row.by_class for row in rows.values() if row.by_class is not None]
+    by_class_totals = [part for totals in by_class for part in (totals.sums, totals.samples)]
+    _all_reduce([*(row.statistics.sums for row in rows.values()), samples, *flags, *by_class_totals], device)
+    for peaks in maxima:
+        peaks.nan_to_num_(-torch.inf, torch.inf, -torch.inf)
+    _all_reduce(maxima, device, dist.ReduceOp.MAX)
+    for row, count, flag in zip(rows.values(), samples.tolist(), flags, strict=True):
+        row.statistics.samples = int(count)
+        row.statistics.maxima[flag > 0] = torch.nan
+    return rows
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return torch.cat([*parts, torch.empty(0, dtype=torch.float64)])
+def _all_reduce(parts: list[Tensor], device: torch.device, operation: Any = dist.ReduceOp.SUM) -> None:
+    """One all-reduce of all ``parts``, in place."""
+    flat = torch.cat([*(part.flatten() for part in parts), torch.empty(0, dtype=torch.float64)]).to(device)
+    dist.all_reduce(flat, operation)
+    for part, total in zip(parts, flat.cpu().split([part.numel() for part in parts]), strict=True):
+        part.copy_(total.view_as(part))
 
 
 def _union(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

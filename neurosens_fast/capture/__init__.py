@@ -26,7 +26,7 @@ from .pairs import (
     plain_forward,
     read_flags,
 )
-from .rows import TapRow, check_output
+from .rows import PairRows, TapRow, check_output
 from .selection import LAYER_GROUPS, Layers, Selection, closest, select_layers
 from .stack import failing_layer
 from .taps import Taps
@@ -48,6 +48,7 @@ __all__ = [
     "LayerInfo",
     "Layers",
     "OutputHooks",
+    "PairRows",
     "PairedModels",
     "Selection",
     "TapRow",

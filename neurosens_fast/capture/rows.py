@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from neurosens_fast import ops
+from neurosens_fast.columns import ROW_STATISTICS
 from neurosens_fast.statistics import PairStatistics
 
 from .selection import Selection
@@ -28,13 +31,18 @@ class PairRows:
     """Totals of the chosen layers, to which :meth:`add` adds a pair of activations, and what was left out.
 
     ``rows`` maps names to :class:`TapRow` in the order of execution; ``skipped`` maps names to the reason.
-    ``tokens`` is one of :data:`~neurosens_fast.capture.tokens.TOKENS`.
+    ``tokens`` is one of :data:`~neurosens_fast.capture.tokens.TOKENS`. With ``keeps_samples`` set, ``samples`` holds
+    ``[N, C, 2]`` of every row for the last batch: each sample's mean |d| and mean |z|, NaN for one that adds nothing;
+    that takes one more read. Rows named in ``done`` are not added to.
     """
 
     def __init__(self, selection: Selection, tokens: str = "all") -> None:
         self.selection = selection
         self.rows: dict[str, TapRow] = {}
         self.skipped: dict[str, str] = {}
+        self.done: Collection[str] = ()
+        self.keeps_samples = False
+        self.samples: dict[str, Tensor] = {}
         self._tokens = TokenChoice(tokens)
 
     @property
@@ -73,6 +81,8 @@ class PairRows:
         self, row_name: str, name: str, module_type: str, benign: Tensor, adversarial: Tensor, channel_dim: int
     ) -> None:
         """Add two activations ``[N, ...]`` of layer ``name`` to row ``row_name``; outputs must have been checked."""
+        if row_name in self.done:
+            return
         try:
             token_axis = self._tokens.axis(row_name, name, benign, channel_dim)
         except ValueError as error:
@@ -91,8 +101,23 @@ class PairRows:
                 "layer out"
             )
         with torch.no_grad():
-            for z, z_adv, axis in self._tokens.pieces(benign, adversarial, channel_dim, token_axis):
+            for z, z_adv, axis, samples in self._tokens.pieces(benign, adversarial, channel_dim, token_axis):
                 row.statistics.update(z, z_adv, axis)
+                if self.keeps_samples:
+                    means = _sample_means(z, z_adv, axis)
+                    if samples is None:
+                        self.samples[row_name] = means
+                    else:
+                        empty = means.new_full((len(benign), neurons, 2), torch.nan)
+                        self.samples.setdefault(row_name, empty).index_copy_(0, samples, means)
+
+
+_MEANS = [ROW_STATISTICS.index(name) for name in ("change_l1", "benign_l1")]
+
+
+def _sample_means(benign: Tensor, adversarial: Tensor, channel_dim: int) -> Tensor:
+    positions = max(1, benign[0].numel() // max(1, benign.shape[channel_dim])) if len(benign) else 1
+    return ops.pair_statistics(benign, adversarial, channel_dim)[..., _MEANS] / positions
 
 
 def check_output(name: str, output: Any, axis: int | None, pairs: int | None = None) -> None:

@@ -7,7 +7,7 @@ module that follows cannot spoil the values.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -28,8 +28,7 @@ class Taps(PairRows):
 
     ``layers`` is anything that :func:`select_layers` takes. The channel axis follows the module that
     produced the values (:mod:`~neurosens_fast.capture.channels`); ``channel_dims`` (name or glob ->
-    axis) overrides it. ``pairs``, when set, is the N that every tapped output must have. Rows named in ``done`` are
-    passed over.
+    axis) overrides it. ``pairs``, when set, is the N that every tapped output must have.
 
     ``tokens`` says which positions of token activations ``[2N, L, C]`` count: ``"all"``, ``"cls"`` (the first) or
     ``"last"``. ``mask``, when set before a batch, is the ``[N, L]`` of its real tokens: padding then counts nowhere,
@@ -50,7 +49,6 @@ class Taps(PairRows):
         super().__init__(select_layers(model, layers), tokens)
         self.model = model
         self.pairs: int | None = None
-        self.done: Collection[str] = ()
         self._hooks = OutputHooks(model, self.selection, self._reduce, channel_dims)
         self.selection.named.update(self._hooks.axes)  # an axis that was given must fit
 
@@ -64,7 +62,7 @@ class Taps(PairRows):
         self._hooks.__exit__(kind, error, trace)
 
     def _reduce(self, row_name: str, name: str, module: nn.Module, output: Any, axis: int | None) -> None:
-        if row_name in self.skipped or row_name in self.done:
+        if row_name in self.skipped:
             return
         try:
             check_output(name, output, axis, self.pairs)

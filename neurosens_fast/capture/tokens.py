@@ -122,10 +122,11 @@ class TokenChoice:
 
     def pieces(
         self, benign: Tensor, adversarial: Tensor, channel: int, axis: int | None
-    ) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """What of a pair of activations counts: pairs ``(benign, adversarial, channel axis)``, samples first.
+    ) -> Iterator[tuple[Tensor, Tensor, int, Tensor | None]]:
+        """What of a pair of activations counts: ``(benign, adversarial, channel axis, samples)``, samples first.
 
-        ``axis`` is what :meth:`axis` returned. Raises ``ValueError`` if the mask has not a row for each sample.
+        ``samples`` are the numbers ``[n]`` of those in the piece, None for all of them in order. ``axis`` is what
+        :meth:`axis` returned. Raises ``ValueError`` if the mask has not a row for each sample.
         """
         if self._mask is not None and self._mask.shape[0] != benign.shape[0]:
             raise ValueError(
@@ -133,23 +134,23 @@ class TokenChoice:
                 "row for each benign sample"
             )
         if axis is None:
-            yield benign, adversarial, channel
+            yield benign, adversarial, channel, None
             return
         channel %= benign.dim()
         channel += channel < axis  # the tokens move to axis 1
         pair = benign.movedim(axis, 1), adversarial.movedim(axis, 1)
         if self._mask is None:
             place = slice(0, 1) if self.choice == "cls" else slice(-1, None)
-            yield pair[0][:, place], pair[1][:, place], channel
+            yield pair[0][:, place], pair[1][:, place], channel, None
             return
         groups = self._on(benign.device)
         if len(groups) == 1 and len(groups[0].places) == self._mask.numel():  # nothing is left out
-            yield *pair, channel
+            yield *pair, channel, None
             return
         flat = [half.flatten(0, 1) for half in pair]
         for places, samples, tokens in groups:
             z, z_adv = (half.index_select(0, places).unflatten(0, (samples, tokens)) for half in flat)
-            yield z, z_adv, channel
+            yield z, z_adv, channel, places[::tokens] // self._mask.shape[1]
 
     def _first_axis(self, name: str, benign: Tensor, channel: int) -> int | None:
         dims = benign.dim()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import secrets
@@ -10,6 +11,8 @@ from os import PathLike
 from pathlib import Path
 
 from .messages import did_you_mean
+
+_PART = ".part"
 
 
 def existing_file(typed: str | PathLike[str], what: str) -> Path:
@@ -34,13 +37,21 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
 
 
+def remove_parts(path: str | PathLike[str]) -> None:
+    """Remove what :func:`write_whole` leaves beside ``path`` where its process is killed."""
+    target = Path(path)
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*{_PART}"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
 def write_whole(path: str | PathLike[str], content: bytes) -> None:
     """Write a file so that it appears under its name complete or not at all.
 
     Raises ``OSError`` that names the file; what was there before is then still there.
     """
     target = Path(path)
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_PART}")
     try:
         with part.open("xb") as stream:
             stream.write(content)

@@ -1,0 +1,45 @@
+"""Auditing two models against each other on the same inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from neurosens_fast.capture import Inputs, PairedModels, logits_of, verify_pairing
+
+from .paired_run import AuditRun
+from .scores import ScoreWriter
+from .setting import Setting
+
+
+class TwoModelRun(AuditRun):
+    """The same inputs through two models."""
+
+    rows: PairedModels
+
+    def __init__(
+        self,
+        setting: Setting,
+        models: PairedModels,
+        verify: bool,
+        by_class: bool = False,
+        scores: ScoreWriter | None = None,
+    ) -> None:
+        super().__init__(setting, models, by_class, scores)
+        self.verify = verify
+
+    def begin(self, inputs: Inputs) -> None:
+        """Look for layers of either model that mix samples, where that is wanted."""
+        if not self.verify:
+            return
+        found = verify_pairing(self.rows.model_a, self.rows.selection, inputs, None, self.setting.autocast)
+        self.functional = tuple(str(activation) for activation in found.functional)
+        for row, (layer, error) in found.problems.items():
+            self.rows.skip(row, layer, error)
+
+    def measure(self, inputs: Inputs, labels: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
+        """Run both models."""
+        outputs: tuple[Any, Any] = self.rows.forward(inputs, self.setting.autocast)
+        first_logits, second_logits = (logits_of(output, len(labels)) for output in outputs)
+        return first_logits, second_logits
