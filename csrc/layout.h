@@ -61,17 +61,29 @@ inline bool is_dense(const Tensor& x) {
   return true;
 }
 
-// A view with the channel at dimension `place`, all others in their order.
-inline Tensor channel_at(const Tensor& x, int64_t channel_dim, int64_t place) {
+// Elements of both are as far from the first.
+inline bool same_strides(const Tensor& x, const Tensor& y) {
+  for (int64_t i = 0; i < x.dim(); ++i)
+    if (x.size(i) != 1 && x.stride(i) != y.stride(i)) return false;
+  return true;
+}
+
+// A view with the channel at dimension 1, all others in their order.
+inline Tensor channel_second(const Tensor& x, int64_t channel_dim) {
   if (channel_dim < 0) channel_dim += x.dim();
   std::vector<int64_t> order;
   for (int64_t i = 0; i < x.dim(); ++i)
     if (i != channel_dim) order.push_back(i);
-  order.insert(order.begin() + place, channel_dim);
+  order.insert(order.begin() + 1, channel_dim);
   return torch::stable::permute(x, order);
 }
 
-inline Tensor channel_second(const Tensor& x, int64_t channel_dim) { return channel_at(x, channel_dim, 1); }
+// Raises for an expanded tensor, as torch does, before anything is written.
+inline void check_overwritable(const Tensor& x, const char* name) {
+  for (int64_t i = 0; i < x.dim(); ++i)
+    STD_TORCH_CHECK(x.size(i) < 2 || x.stride(i) != 0, name,
+                    " has elements that share memory, as expand makes them, and cannot be overwritten; clone it first");
+}
 
 // Raises unless the two are of one shape and dtype with a channel; returns the channel counted from the front.
 inline int64_t check_pair(const Tensor& z, const Tensor& z_adv, int64_t channel_dim) {

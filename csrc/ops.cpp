@@ -6,6 +6,9 @@ STABLE_TORCH_LIBRARY(neurosens_fast, m) {
   m.def(
       "accumulate_pair_statistics_(Tensor(a!) sums, Tensor(b!) maxima, Tensor benign, Tensor adversarial, "
       "int channel_dim=1) -> ()");
+  m.def(
+      "relu_accumulate_pair_statistics_(Tensor(a!) sums, Tensor(b!) maxima, Tensor(c!) pair, int channel_dim=1) "
+      "-> ()");
   m.def("neuron_sensitivity(Tensor benign, Tensor adversarial, str norm=\"1\", int channel_dim=1) -> Tensor");
   m.def(
       "neuron_sensitivity_backward(Tensor grad, Tensor benign, Tensor adversarial, str norm, int channel_dim, "

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .columns import MAXIMA, SUMS
+
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+NORMS: tuple[int | str, ...] = (1, "mse", "l2", "cosine")
+"""Distances between the rows of a pair."""
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -31,6 +36,36 @@ def check_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None
         raise ValueError(f"{name} has shape {list(value.shape)} but {other_name} has {list(other.shape)}")
     if value.device != other.device:
         raise ValueError(f"{name} is on {value.device} but {other_name} is on {other.device}")
+
+
+def check_channel_dim(x: Tensor, channel_dim: int) -> int:
+    """Return ``channel_dim`` counted from the front."""
+    if not -x.dim() <= channel_dim < x.dim():
+        raise ValueError(f"channel_dim {channel_dim} is out of range for shape {list(x.shape)}")
+    front = channel_dim % x.dim()
+    if front == 0:
+        raise ValueError("channel_dim must not be 0, the sample dimension")
+    return front
+
+
+def check_norm(norm: int | str) -> str:
+    """Return ``norm`` as the schemas spell it, where 1 is text."""
+    if isinstance(norm, bool) or norm not in NORMS:
+        raise ValueError(f'norm must be 1, "mse", "l2" or "cosine", got {norm!r}')
+    return "1" if norm == 1 else str(norm)
+
+
+def check_totals(sums: Tensor, maxima: Tensor, name: str, activation: Tensor, channel_dim: int) -> None:
+    """The totals must be contiguous float64 with a line per channel, where the activation called ``name`` is."""
+    channels = activation.shape[channel_dim]
+    for total_name, total, columns in (("sums", sums, len(SUMS)), ("maxima", maxima, len(MAXIMA))):
+        check_tensor(total_name, total, (torch.float64,))
+        if tuple(total.shape) != (channels, columns) or not total.is_contiguous():
+            raise ValueError(
+                f"{total_name} must be contiguous with shape [{channels}, {columns}], got {list(total.shape)}"
+            )
+        if total.device != activation.device and not (total.device.type == "cpu" and activation.device.type == "mps"):
+            raise ValueError(f"{total_name} is on {total.device} but {name} is on {activation.device}")
 
 
 def mutated(*tensors: Tensor) -> None:

@@ -36,6 +36,11 @@ def _(sums: Tensor, maxima: Tensor, benign: Tensor, adversarial: Tensor, channel
     return None
 
 
+@torch.library.register_fake(f"{_NAMESPACE}::relu_accumulate_pair_statistics_")
+def _(sums: Tensor, maxima: Tensor, pair: Tensor, channel_dim: int = 1) -> None:
+    return None
+
+
 @torch.library.register_fake(f"{_NAMESPACE}::neuron_sensitivity")
 def _(benign: Tensor, adversarial: Tensor, norm: str = "1", channel_dim: int = 1) -> Tensor:
     return benign.new_empty((benign.shape[channel_dim],), dtype=_accumulation_dtype(benign))
@@ -237,6 +242,7 @@ def _with_norm(function: Callable[..., Any]) -> Callable[..., Any]:
 for _name in (
     "pair_statistics",
     "accumulate_pair_statistics_",
+    "relu_accumulate_pair_statistics_",
     "neuron_sensitivity",
     "neuron_sensitivity_backward",
     "paired_sensitivity",

@@ -14,23 +14,27 @@ wrong shape, device or value, naming the argument.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _registration as _registration
 from ._arguments import DTYPES as DTYPES
+from ._arguments import NORMS as NORMS
+from ._arguments import check_channel_dim as _check_channel_dim
 from ._arguments import check_like as _check_like
+from ._arguments import check_norm as _check_norm
 from ._arguments import check_tensor as _check_tensor
+from ._arguments import check_totals as _check_totals
 from ._arguments import mutated as _mutated
-from .columns import MAXIMA, SUMS
+from .joined import paired_sensitivity as paired_sensitivity
+from .joined import relu_accumulate_pair_statistics_ as relu_accumulate_pair_statistics_
+from .joined import relu_tap as relu_tap
+from .joined import relu_tap_ as relu_tap_
 from .steps import BALLS as BALLS
 from .steps import momentum_step_ as momentum_step_
 from .steps import project_step_ as project_step_
-
-NORMS: tuple[int | str, ...] = (1, "mse", "l2", "cosine")
-"""Distances between the rows of a pair."""
 
 _ops = torch.ops.neurosens_fast
 
@@ -42,22 +46,6 @@ def _check_pair(benign: Tensor, adversarial: Tensor, channel_dim: int) -> int:
     if benign.dim() < 2:
         raise ValueError(f"benign must be [N, C, *S] with at least 2 dimensions, got shape {list(benign.shape)}")
     return _check_channel_dim(benign, channel_dim)
-
-
-def _check_channel_dim(x: Tensor, channel_dim: int) -> int:
-    """Return ``channel_dim`` counted from the front."""
-    if not -x.dim() <= channel_dim < x.dim():
-        raise ValueError(f"channel_dim {channel_dim} is out of range for shape {list(x.shape)}")
-    front = channel_dim % x.dim()
-    if front == 0:
-        raise ValueError("channel_dim must not be 0, the sample dimension")
-    return front
-
-
-def _check_norm(norm: int | str) -> str:
-    if isinstance(norm, bool) or norm not in NORMS:
-        raise ValueError(f'norm must be 1, "mse", "l2" or "cosine", got {norm!r}')
-    return "1" if norm == 1 else str(norm)
 
 
 def pair_statistics(benign: Tensor, adversarial: Tensor, channel_dim: int = 1) -> Tensor:
@@ -88,13 +76,7 @@ def accumulate_pair_statistics_(
         maxima = torch.maximum(maxima, rows[..., -3:].amax(0))
     """
     channel_dim = _check_pair(benign, adversarial, channel_dim)
-    channels = benign.shape[channel_dim]
-    for name, total, columns in (("sums", sums, len(SUMS)), ("maxima", maxima, len(MAXIMA))):
-        _check_tensor(name, total, (torch.float64,))
-        if tuple(total.shape) != (channels, columns) or not total.is_contiguous():
-            raise ValueError(f"{name} must be contiguous with shape [{channels}, {columns}], got {list(total.shape)}")
-        if total.device != benign.device and not (total.device.type == "cpu" and benign.device.type == "mps"):
-            raise ValueError(f"{name} is on {total.device} but benign is on {benign.device}")
+    _check_totals(sums, maxima, "benign", benign, channel_dim)
     _ops.accumulate_pair_statistics_(sums, maxima, benign.detach(), adversarial.detach(), channel_dim)
     _mutated(sums, maxima)
 
@@ -193,85 +175,6 @@ def _check_neurons(neurons: Tensor, benign: Tensor, channels: int) -> int:
     if readable and not 0 <= int(neurons.min()) <= int(neurons.max()) < channels:
         raise ValueError(f"neurons must lie between 0 and {channels - 1}, got {neurons.tolist()}")
     return neurons.shape[0]
-
-
-def _check_joined(pair: Tensor, channel_dim: int, norm: int | str) -> tuple[int, str]:
-    _check_tensor("pair", pair)
-    if pair.dim() < 2:
-        raise ValueError(f"pair must be [2N, C, *S] with at least 2 dimensions, got shape {list(pair.shape)}")
-    if pair.shape[0] % 2:
-        raise ValueError(f"pair must hold N benign, then N adversarial samples, got an odd batch of {pair.shape[0]}")
-    return _check_channel_dim(pair, channel_dim), _check_norm(norm)
-
-
-def paired_sensitivity(
-    pair: Tensor, norm: int | str = 1, channel_dim: int = 1, *, detach_benign: bool = False
-) -> tuple[Tensor, Tensor]:
-    """:func:`neuron_sensitivity` of a batch ``[2N, C, *S]``, benign half first, in ``norm`` and in 1: ``[C]`` each.
-
-    The first is differentiable once (through the adversarial half only with ``detach_benign``); its gradient is
-    written as one tensor of the shape of ``pair``. The second, by which neurons are chosen, has none.
-    Source: choice of this package. Equivalent to::
-
-        benign, adversarial = pair.chunk(2)
-        neuron_sensitivity(benign, adversarial, norm), neuron_sensitivity(benign, adversarial).detach()
-    """
-    channel_dim, text = _check_joined(pair, channel_dim, norm)
-    distances, sensitivity = _ops.paired_sensitivity(pair, text, channel_dim, detach_benign)
-    return distances, sensitivity
-
-
-def relu_tap(
-    pair: Tensor, norm: int | str = 1, channel_dim: int = 1, *, detach_benign: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``relu(pair)`` and its :func:`paired_sensitivity` in the same pass: ``[2N, C, *S]``, ``[C]``, ``[C]``.
-
-    The first equals ``torch.relu`` in every bit. The gradients of the first two are joined in one pass over
-    ``pair``; the third has none. Source: choice of this package. Equivalent to::
-
-        out = pair.relu()
-        out, *paired_sensitivity(out, norm)
-    """
-    channel_dim, text = _check_joined(pair, channel_dim, norm)
-    out, distances, sensitivity = _ops.relu_tap(pair, text, channel_dim, detach_benign)
-    return out, distances, sensitivity
-
-
-def relu_tap_(
-    pair: Tensor, norm: int | str = 1, channel_dim: int = 1, *, detach_benign: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`relu_tap` that overwrites ``pair``, as ``torch.relu_`` does, and returns it first.
-
-    Raises ``ValueError`` for a leaf that requires a gradient.
-    """
-    channel_dim, text = _check_joined(pair, channel_dim, norm)
-    compiling = torch.compiler.is_compiling()
-    needs_gradient = pair.requires_grad and torch.is_grad_enabled()
-    if not compiling and needs_gradient and pair.is_leaf:
-        raise ValueError("pair is a leaf that requires a gradient and cannot be overwritten; use relu_tap")
-    if compiling or (needs_gradient and pair._is_view()):  # a write that compiler and base of the view learn of
-        out, distances, sensitivity = _ops.relu_tap(pair, text, channel_dim, detach_benign)
-        return pair.copy_(out), distances, sensitivity
-    out, distances, sensitivity = _ReluTapInPlace.apply(pair, text, channel_dim, detach_benign)
-    return out, distances, sensitivity
-
-
-class _ReluTapInPlace(torch.autograd.Function):
-    """An operator's own autograd formula must not mutate its input; this may."""
-
-    @staticmethod
-    def forward(ctx: Any, pair: Tensor, norm: str, channel_dim: int, detach_benign: bool) -> tuple[Tensor, ...]:
-        distances, sensitivity = _ops.relu_tap_(pair, norm, channel_dim)
-        ctx.mark_dirty(pair)
-        ctx.mark_non_differentiable(sensitivity)
-        ctx.save_for_backward(pair)
-        ctx.arguments = norm, channel_dim, detach_benign
-        return pair, distances, sensitivity
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (out,) = ctx.saved_tensors
-        return _ops.relu_tap_backward(grad_out, grad, out, *ctx.arguments), None, None, None
 
 
 def topk_neurons(sensitivity: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -242,6 +242,11 @@ def relu_tap_(pair: Tensor, norm: int | str = 1, channel_dim: int = 1) -> tuple[
     return paired_sensitivity(pair.relu_(), norm, channel_dim)
 
 
+def relu_accumulate_pair_statistics_(sums: Tensor, maxima: Tensor, pair: Tensor, channel_dim: int = 1) -> None:
+    """:func:`accumulate_pair_statistics_` of ``relu(pair)``, which overwrites ``pair``."""
+    accumulate_pair_statistics_(sums, maxima, *halves(pair.relu_()), channel_dim)
+
+
 def relu_tap_backward(
     grad_out: Tensor, grad: Tensor, out: Tensor, norm: int | str, channel_dim: int, detach_benign: bool
 ) -> Tensor:

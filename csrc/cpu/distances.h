@@ -27,17 +27,4 @@ struct GradientTarget {
 void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adversarial, GradientTarget to_benign,
                      GradientTarget to_adversarial, Distance distance, int64_t channel_dim);
 
-// The halves of a joined batch [2N, ...], benign first, as views.
-struct Halves {
-  Tensor benign, adversarial;
-  explicit Halves(const Tensor& pair) : benign(pair), adversarial(pair) {
-    STD_TORCH_CHECK(pair.dim() >= 2, "pair must be [2N, C, *S], got ", pair.dim(), " dimensions");
-    STD_TORCH_CHECK(pair.size(0) % 2 == 0, "pair must hold N benign, then N adversarial samples, got an odd batch of ",
-                    pair.size(0));
-    const int64_t half = pair.size(0) / 2;
-    benign = torch::stable::narrow(const_cast<Tensor&>(pair), 0, 0, half);
-    adversarial = torch::stable::narrow(const_cast<Tensor&>(pair), 0, half, half);
-  }
-};
-
 }  // namespace neurosens

@@ -107,6 +107,9 @@ struct PairKernels {
   void (*add_frequencies)(const A* mean, int64_t channels, A threshold, double* sum);
   // The largest finite element, -inf if there is none.
   A (*largest_finite)(const T* x, int64_t count);
+  // Writes the ReLU of `count` adjacent elements of both halves, from `at` and `at_adv` on, where the input asks for
+  // it.
+  void (*write_relu)(const TileInput<T>& in, int64_t at, int64_t at_adv, int64_t count);
   // Adds the terms of rows of one element each (fully connected layers); in.stride steps through the samples,
   // whose activation thresholds are given.
   void (*add_units)(const TileInput<T>& in, int64_t samples, const A* threshold, const A* threshold_adv,

@@ -71,6 +71,7 @@ constexpr PairKernels<T> table() {
           add_terms<T>,
           add_frequencies<accumulate_t<T>>,
           largest_finite<T>,
+          write_relu<T>,
           add_units<T>,
           base_gradient<T>,
           row_gradient<T>,

@@ -1,5 +1,6 @@
 // The sensitivity of every neuron and its gradient on the CPU, of two activations and of a joined batch.
 #include "distances.h"
+#include "joined.h"
 #include "large_memory.h"
 
 #include <torch/csrc/stable/library.h>

@@ -1,4 +1,6 @@
-// pair_statistics and accumulate_pair_statistics_ on the CPU: one read of the pair.
+// pair_statistics, accumulate_pair_statistics_ and the latter after a ReLU in the same pass, on the CPU: one read of
+// the pair.
+#include "joined.h"
 #include "support.h"
 
 #include <torch/csrc/stable/library.h>
@@ -57,8 +59,9 @@ class Accumulation {
   using A = accumulate_t<T>;
 
  public:
-  explicit Accumulation(const Pair& pair)
-      : tiles_(pair),
+  // With `relu`, a pair of the same strides, the ReLU of the activations is written there and measured instead.
+  explicit Accumulation(const Pair& pair, Pair* relu = nullptr)
+      : tiles_(pair, relu),
         shape_(pair.layout),
         unit_(shape_.positions == 1 && !pair.rows()),
         part_(pair.layout, unit_ ? 2 * kTile : tiles_.range()),
@@ -116,19 +119,22 @@ class Accumulation {
   void add_units(int64_t g, int64_t r, TermTotals out) {
     const int64_t begin = g * part_.group, samples = end_of_group(g) - begin;
     for (int64_t c = r * part_.range; c < end_of_range(r); c += kTile) {
-      TileInput<T> in = tiles_.input(begin, c);
+      TileInput<T> in = tiles_.input(begin, c).after_relu();
+      const TileInput<T> next = tiles_.input(begin + 1, c).after_relu();
       in.channels = std::min(in.channels, kTile);
-      in.stride = tiles_.input(begin + 1, c).z - in.z;
-      in.stride_adv = tiles_.input(begin + 1, c).z_adv - in.z_adv;
+      in.stride = next.z - in.z;
+      in.stride_adv = next.z_adv - in.z_adv;
       tiles_.kernels_of().add_units(in, samples, thresholds_.get() + begin, thresholds_.get() + shape_.samples + begin,
                                     out, c);
     }
   }
 
-  // The activation thresholds of every sample, for both halves: they compare its channels.
+  // The activation thresholds of every sample, for both halves: they compare its channels. Units, which are read here
+  // first, get their ReLU here too.
   void find_thresholds() {
     parallel_tasks(shape_.samples, shape_.samples * shape_.channels, [&](int64_t n) {
-      const TileInput<T> in = tiles_.input(n, 0);
+      if (unit_) tiles_.kernels_of().write_relu(tiles_.input(n, 0), 0, 0, shape_.channels);
+      const TileInput<T> in = tiles_.input(n, 0).after_relu();
       for (const bool adversarial : {false, true}) {
         const A peak = unit_ ? tiles_.kernels_of().largest_finite(adversarial ? in.z_adv : in.z, shape_.channels)
                              : kernels_for<A>(kernels()).largest_finite(means(adversarial, n), shape_.channels);
@@ -184,18 +190,31 @@ class Accumulation {
   const std::unique_ptr<A[]> thresholds_;
 };
 
+void accumulate(Tensor& sums, Tensor& maxima, const Pair& pair, Pair* relu, const char* name) {
+  if (pair.layout.samples == 0 || pair.layout.channels == 0) return;
+  with_element_type(pair.benign, name, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    Accumulation<T>(pair, relu)
+        .run(static_cast<double*>(sums.mutable_data_ptr()), static_cast<double*>(maxima.mutable_data_ptr()));
+  });
+}
+
 void accumulate_pair_statistics_(Tensor sums, Tensor maxima, const Tensor& benign, const Tensor& adversarial,
                                  int64_t channel_dim) {
   const Pair pair(benign, adversarial, channel_dim);
-  const int64_t channels = pair.layout.channels;
-  check_totals(sums, channels, kSumCount, "sums");
-  check_totals(maxima, channels, kRowMaxima, "maxima");
-  if (pair.layout.samples == 0 || channels == 0) return;
-  with_element_type(benign, "benign", [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    Accumulation<T>(pair).run(static_cast<double*>(sums.mutable_data_ptr()),
-                              static_cast<double*>(maxima.mutable_data_ptr()));
-  });
+  check_totals(sums, pair.layout.channels, kSumCount, "sums");
+  check_totals(maxima, pair.layout.channels, kRowMaxima, "maxima");
+  accumulate(sums, maxima, pair, nullptr, "benign");
+}
+
+void relu_accumulate_pair_statistics_(Tensor sums, Tensor maxima, Tensor pair, int64_t channel_dim) {
+  const Halves halves(pair);
+  channel_dim = check_pair(halves.benign, halves.adversarial, channel_dim);
+  check_overwritable(pair, "pair");
+  check_totals(sums, pair.size(channel_dim), kSumCount, "sums");
+  check_totals(maxima, pair.size(channel_dim), kRowMaxima, "maxima");
+  with_relu(pair, pair, channel_dim,
+            [&](const Pair& activations, Pair& relu) { accumulate(sums, maxima, activations, &relu, "pair"); });
 }
 
 }  // namespace
@@ -204,4 +223,5 @@ void accumulate_pair_statistics_(Tensor sums, Tensor maxima, const Tensor& benig
 STABLE_TORCH_LIBRARY_IMPL(neurosens_fast, CPU, m) {
   m.impl("pair_statistics", TORCH_BOX(&neurosens::pair_statistics));
   m.impl("accumulate_pair_statistics_", TORCH_BOX(&neurosens::accumulate_pair_statistics_));
+  m.impl("relu_accumulate_pair_statistics_", TORCH_BOX(&neurosens::relu_accumulate_pair_statistics_));
 }

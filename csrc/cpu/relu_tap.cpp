@@ -1,5 +1,6 @@
 // ReLU of a joined batch with the sensitivity of its output in the same pass, and its gradient, on the CPU.
 #include "distances.h"
+#include "joined.h"
 #include "large_memory.h"
 
 #include <torch/csrc/stable/library.h>
@@ -9,54 +10,24 @@
 namespace neurosens {
 namespace {
 
-// ReLU from `pair` to `out`, which may be the same tensor; both have the same strides, rows or columns.
-Means measure_relu(const Tensor& pair, const Tensor& out, Distance distance, int64_t channel_dim) {
-  const Halves from(pair), to(out);
-  const Pair activations(from.benign, from.adversarial, channel_dim);
-  Pair relu(to.benign, to.adversarial, channel_dim);
-  return mean_distances(activations, distance, &relu);
-}
-
-// How the halves of a joined batch can be read as they lie.
-enum class Kind { kRows, kColumns, kNeither };
-Kind kind_of(const Tensor& pair, int64_t channel_dim) {
+Means measure_relu(const Tensor& pair, const Tensor& out, const std::string& norm, int64_t channel_dim) {
+  const Distance distance = distance_named(norm);
   const Halves halves(pair);
-  Layout layout;
-  if (!describe(channel_second(halves.benign, channel_dim), 1, layout)) return Kind::kNeither;
-  return layout.rows() ? Kind::kRows : layout.columns() ? Kind::kColumns : Kind::kNeither;
-}
-
-// The same through a dense copy of the same kind, so that the sums are added in the same order.
-Means measure_copy(const Tensor& pair, Tensor& out, Distance distance, int64_t channel_dim, Kind kind) {
-  const auto arranged = [&](const Tensor& x) {
-    return channel_at(x, channel_dim, kind == Kind::kColumns ? x.dim() - 1 : 1);
-  };
-  const Tensor dense = torch::stable::contiguous(arranged(pair));
-  const Tensor result = torch::stable::empty_like(dense);
-  const Means means = measure_relu(dense, result, distance, kind == Kind::kColumns ? -1 : 1);
-  Tensor view = arranged(out);
-  torch::stable::copy_(view, result);
+  check_pair(halves.benign, halves.adversarial, channel_dim);
+  Means means;
+  with_relu(pair, out, channel_dim,
+            [&](const Pair& activations, Pair& relu) { means = mean_distances(activations, distance, &relu); });
   return means;
 }
 
 std::tuple<Tensor, Tensor, Tensor> relu_tap(const Tensor& pair, std::string norm, int64_t channel_dim, bool) {
-  const Distance distance = distance_named(norm);
-  const Halves halves(pair);
-  check_pair(halves.benign, halves.adversarial, channel_dim);
-  Tensor out = torch::stable::empty_like(pair);
-  const Kind kind = kind_of(pair, channel_dim);
-  const Means means = kind != Kind::kNeither && is_dense(pair) ? measure_relu(pair, out, distance, channel_dim)
-                                                               : measure_copy(pair, out, distance, channel_dim, kind);
+  const Tensor out = torch::stable::empty_like(pair);
+  const Means means = measure_relu(pair, out, norm, channel_dim);
   return {out, means.distances, means.sensitivity};
 }
 
 std::tuple<Tensor, Tensor> relu_tap_(Tensor& pair, std::string norm, int64_t channel_dim) {
-  const Distance distance = distance_named(norm);
-  const Halves halves(pair);
-  check_pair(halves.benign, halves.adversarial, channel_dim);
-  const Kind kind = kind_of(pair, channel_dim);
-  const Means means = kind != Kind::kNeither ? measure_relu(pair, pair, distance, channel_dim)
-                                             : measure_copy(pair, pair, distance, channel_dim, kind);
+  const Means means = measure_relu(pair, pair, norm, channel_dim);
   return {means.distances, means.sensitivity};
 }
 

@@ -172,8 +172,9 @@ struct AccumulateScratch {
         partials(arena.take<double>(sample_groups(shape).count * kPartials * shape.channels)) {}
 };
 
-template <typename T>
-void accumulate_pair_statistics(const View<T>& z,      // [N, C, S]
+template <typename Tap, typename T>
+void accumulate_pair_statistics(const Tap& tap,        // of AllStatistics
+                                const View<T>& z,      // [N, C, S]
                                 const View<T>& z_adv,  // [N, C, S]
                                 double* sums,          // [C, 14]
                                 double* maxima,        // [C, 3]
@@ -181,7 +182,7 @@ void accumulate_pair_statistics(const View<T>& z,      // [N, C, S]
   using A = accumulate_t<T>;
   if (shape.rows() == 0) return;
   const Groups groups = sample_groups(shape);
-  RowScratch::read(Read<T, AllStatistics>{}, z, z_adv, scratch.rows, shape, stream, [&](auto source) {
+  RowScratch::read(tap, z, z_adv, scratch.rows, shape, stream, [&](auto source) {
     NS_LAUNCH((group_terms_kernel<decltype(source)>), ceil_divide(groups.count * shape.channels, kGroupThreads),
               kGroupThreads, stream, source, scratch.means, scratch.partials, shape, groups);
   });

@@ -47,8 +47,8 @@ void accumulate_pair_statistics_(Tensor sums, Tensor maxima, const Tensor& benig
     using T = std::remove_pointer_t<decltype(type)>;
     const Activations<T> in(pair);
     const Scratch<AccumulateScratch<T>> scratch(benign, in.shape);
-    accumulate_pair_statistics(in.z, in.z_adv, mutable_data<double>(sums), mutable_data<double>(maxima), *scratch,
-                               in.shape, device.stream());
+    accumulate_pair_statistics(Read<T, AllStatistics>{}, in.z, in.z_adv, mutable_data<double>(sums),
+                               mutable_data<double>(maxima), *scratch, in.shape, device.stream());
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }

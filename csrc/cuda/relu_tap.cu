@@ -6,27 +6,16 @@
 namespace neurosens::cuda {
 namespace {
 
-// torch.relu of -0 on CUDA is +0 before torch 2.13 and -0 from there on.
-bool keeps_negative_zero() { return aoti_torch_abi_version() >= uint64_t(0x020d) << 48; }
-
 // Reads `from` [2N, C, *S] and writes `to`, which lies alike or is the same; false where their layout does not allow
 // it.
 template <typename T>
 bool tap(const Tensor& from, Tensor& to, Distance distance, Sensitivities& found, cudaStream_t stream) {
   using A = accumulate_t<T>;
-  Layout half;
-  if (!describe(from, 1, half) || !(half.rows() || half.columns())) return false;
-  half.samples /= 2;
-  const Shape shape = {half.samples, half.channels, half.positions, !half.rows()};
-  const View<T> z = view_of<T>(from, half);
-  const View<T> z_adv = {z.data + half.samples * half.sample_stride, z.sample_stride, z.channel_stride,
-                         z.position_stride};
-  const int packs = required_packs<T>(shape);
-  if (!takes_packs(z, shape, packs) || !takes_packs(z_adv, shape, packs) || !is_aligned(data<T>(to), packs))
-    return false;
-  const Scratch<SensitivityScratch<T>> scratch(from, shape, distance);
-  neurosens::relu_tap(z, z_adv, mutable_data<T>(to), mutable_data<A>(found.distances),
-                      mutable_data<A>(found.sensitivity), keeps_negative_zero(), *scratch, distance, shape, stream);
+  const JoinedViews<T> in(from);
+  if (!in.walkable || !is_aligned(data<T>(to), required_packs<T>(in.shape))) return false;
+  const Scratch<SensitivityScratch<T>> scratch(from, in.shape, distance);
+  neurosens::relu_tap(in.z, in.z_adv, mutable_data<T>(to), mutable_data<A>(found.distances),
+                      mutable_data<A>(found.sensitivity), keeps_negative_zero(), *scratch, distance, in.shape, stream);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return true;
 }

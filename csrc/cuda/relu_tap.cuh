@@ -2,36 +2,10 @@
 // joint gradient in one pass.
 #pragma once
 
-#include "../math/relu.h"
 #include "neuron_sensitivity.cuh"
+#include "relu.cuh"
 
 namespace neurosens {
-
-// Stores the ReLU of every pack read, `shift` bytes further on, and hands it on. In place `shift` is 0,
-// so the read-only cache must not be used.
-template <typename T>
-struct Relu {
-  using Statistics = Moments;
-  int64_t shift;
-  bool keeps_negative_zero;
-
-  template <int V>
-  __device__ __forceinline__ bool wants(int64_t) const {
-    return true;
-  }
-  template <int V>
-  __device__ __forceinline__ Loaded<T, V> load(const T* p) const {
-    return {bit_copy<decltype(Loaded<T, V>::word)>(load_written<V>(p))};
-  }
-  template <int V>
-  __device__ __forceinline__ Loaded<T, V> take(const T* p, const Loaded<T, V>& pack) const {
-    Pack<T, V> out = bit_copy<Pack<T, V>>(pack.word);
-#pragma unroll
-    for (int v = 0; v < V; ++v) out.at[v] = relu(out.at[v], keeps_negative_zero);
-    store<V>(reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(p) + uintptr_t(shift)), out);
-    return {bit_copy<decltype(Loaded<T, V>::word)>(out)};
-  }
-};
 
 template <typename T>
 void relu_tap(const View<T>& z,      // [N, C, S]
@@ -42,7 +16,7 @@ void relu_tap(const View<T>& z,      // [N, C, S]
               bool keeps_negative_zero, const SensitivityScratch<T>& scratch, Distance distance, const Shape& shape,
               cudaStream_t stream) {
   const auto address = [](const T* p) { return int64_t(reinterpret_cast<uintptr_t>(p)); };
-  const Relu<T> tap = {address(out) - address(z.data), keeps_negative_zero};
+  const Relu<T, Moments> tap = {address(out) - address(z.data), keeps_negative_zero};
   neuron_sensitivity(tap, z, z_adv, distances, sensitivity, scratch, distance, shape, stream);
 }
 

@@ -24,13 +24,6 @@ inline void check_like(const Tensor& x, const Tensor& like, const char* name, co
   STD_TORCH_CHECK(alike, name, " must have the dtype and shape of ", like_name);
 }
 
-// Elements of both are as far from the first.
-inline bool same_strides(const Tensor& x, const Tensor& y) {
-  for (int64_t i = 0; i < x.dim(); ++i)
-    if (x.size(i) != 1 && x.stride(i) != y.stride(i)) return false;
-  return true;
-}
-
 template <typename T>
 const T* data(const Tensor& x) {
   return static_cast<const T*>(x.const_data_ptr());
@@ -92,6 +85,29 @@ struct Halves {
     adversarial = torch::stable::narrow(pair, 0, samples, samples);
   }
 };
+
+// Both halves of a joined batch with its channel at dimension 1 as kernels walk them in place, where its layout allows
+// that; all of their elements are as far from one another as in the batch.
+template <typename T>
+struct JoinedViews {
+  bool walkable = false;
+  Shape shape;
+  View<T> z, z_adv;
+
+  explicit JoinedViews(const Tensor& pair) {
+    Layout half;
+    if (!describe(pair, 1, half) || !(half.rows() || half.columns())) return;
+    half.samples /= 2;
+    shape = {half.samples, half.channels, half.positions, !half.rows()};
+    z = view_of<T>(pair, half), z_adv = z;
+    z_adv.data += half.samples * half.sample_stride;
+    const int packs = required_packs<T>(shape);
+    walkable = takes_packs(z, shape, packs) && takes_packs(z_adv, shape, packs);
+  }
+};
+
+// torch.relu of -0 on CUDA is +0 before torch 2.13 and -0 from there on.
+inline bool keeps_negative_zero() { return aoti_torch_abi_version() >= uint64_t(0x020d) << 48; }
 
 inline void check_activation(const Tensor& x, int64_t channel_dim, const char* name) {
   const int64_t dim = x.dim();

@@ -18,6 +18,7 @@ import build_config
 OPERATORS = [
     "pair_statistics",
     "accumulate_pair_statistics_",
+    "relu_accumulate_pair_statistics_",
     "neuron_sensitivity",
     "neuron_sensitivity_backward",
     "topk_neurons",

@@ -8,6 +8,7 @@
 enum class Op : int64_t {
   kPairStatistics,
   kAccumulate,
+  kReluAccumulate,
   kSensitivity,
   kBackward,
   kReluTap,

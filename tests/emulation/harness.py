@@ -28,8 +28,8 @@ ASAN_OPTIONS = "detect_stack_use_after_return=0"  # its stacks would not follow 
 INSTANCES = {"float": "float", "double": "double", "half": "neurosens::Half", "bfloat16": "neurosens::BFloat16"}
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 OPERATORS = [
-    *["pair_statistics", "accumulate", "sensitivity", "backward", "relu_tap", "relu_tap_backward", "mean_of_neurons"],
-    *["topk", "project", "project_ball", "momentum", "read", "last", "indices"],
+    *["pair_statistics", "accumulate", "relu_accumulate", "sensitivity", "backward", "relu_tap", "relu_tap_backward"],
+    *["mean_of_neurons", "topk", "project", "project_ball", "momentum", "read", "last", "indices"],
 ]
 JOINED, WITHOUT_BENIGN, WITHOUT_ADVERSARIAL, IN_PLACE, NEGATIVE_ZERO = 4, 8, 16, 32, 64  # as cases.h names them
 NORMS: list[int | str] = [1, "mse", "l2", "cosine"]
@@ -167,6 +167,22 @@ def describe(x: Tensor, channel_dim: int) -> tuple[int, int, int, bool]:
         positions *= size
     rows = positions > 1 and strides_of(x, channel_dim)[2] == 1
     return moved.size(0), moved.size(1), positions, not rows
+
+
+def some_totals(channels: int) -> tuple[Tensor, Tensor]:
+    """Totals that have something in them already."""
+    generator = torch.Generator().manual_seed(3)
+    sums = torch.rand(channels, 14, dtype=torch.float64, generator=generator)
+    maxima = torch.randn(channels, 3, dtype=torch.float64, generator=generator)
+    maxima[:1] = -torch.inf
+    return sums, maxima
+
+
+def accumulate_case(z: Tensor, z_adv: Tensor) -> tuple[Case, Tensor, Tensor]:
+    """A case that adds to totals, and these totals before it."""
+    sums, maxima = some_totals(z.shape[1])
+    answers = [(torch.float64, tuple(sums.shape)), (torch.float64, tuple(maxima.shape))]
+    return Case("accumulate", [z, z_adv, sums.clone(), maxima.clone()], answers=answers), sums, maxima
 
 
 def run(cases: list[Case], program: Path | None = None) -> list[list[Tensor]]:

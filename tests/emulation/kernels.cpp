@@ -118,9 +118,20 @@ Outputs run(const Case& request) {
       const View<T> z = view(0), z_adv = view(1);
       require_packs(z), require_packs(z_adv);
       const auto scratch = with_scratch<AccumulateScratch<T>>(memory, shape);
-      accumulate_pair_statistics(z, z_adv, inputs[2]->as<double>(), inputs[3]->as<double>(), scratch, shape, nullptr);
+      accumulate_pair_statistics(Read<T, AllStatistics>{}, z, z_adv, inputs[2]->as<double>(), inputs[3]->as<double>(),
+                                 scratch, shape, nullptr);
       memory->take();
       return {inputs[2]->take(), inputs[3]->take()};
+    }
+    case Op::kReluAccumulate: {
+      const View<T> z = view(0), z_adv = second_view();
+      require_packs(z), require_packs(z_adv);
+      const auto scratch = with_scratch<AccumulateScratch<T>>(memory, shape);
+      const Relu<T, AllStatistics> in_place = {0, (request.argument & kNegativeZero) != 0};
+      accumulate_pair_statistics(in_place, z, z_adv, inputs[1]->as<double>(), inputs[2]->as<double>(), scratch, shape,
+                                 nullptr);
+      memory->take();
+      return {inputs[0]->take(), inputs[1]->take(), inputs[2]->take()};
     }
     case Op::kSensitivity: {
       const View<T> z = view(0), z_adv = second_view();

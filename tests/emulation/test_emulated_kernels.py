@@ -13,7 +13,7 @@ from torch import Tensor
 from neurosens_fast import columns, reference
 
 from . import harness
-from .harness import NORMS, Case, accumulate_dtype, pair, unit
+from .harness import NORMS, Case, accumulate_case, accumulate_dtype, pair, unit
 
 DTYPES = harness.DTYPES
 ROW_SHAPES = [
@@ -135,16 +135,6 @@ def terms_scale(z: Tensor, z_adv: Tensor) -> Tensor:
     scale[..., 9] = scale[..., 8] + scale[..., 4]
     scale[..., 7] = 1
     return scale.sum(0)
-
-
-def accumulate_case(z: Tensor, z_adv: Tensor) -> tuple[Case, Tensor, Tensor]:
-    channels = z.shape[1]
-    generator = torch.Generator().manual_seed(3)
-    sums = torch.rand(channels, 14, dtype=torch.float64, generator=generator)
-    maxima = torch.randn(channels, 3, dtype=torch.float64, generator=generator)
-    maxima[0] = -torch.inf
-    answers = [(torch.float64, (channels, 14)), (torch.float64, (channels, 3))]
-    return Case("accumulate", [z, z_adv, sums.clone(), maxima.clone()], answers=answers), sums, maxima
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from neurosens_fast import _C, reference
-from neurosens_fast.columns import MAXIMA, SUMS
+from neurosens_fast.statistics import new_totals
 
 from . import harness
 from .harness import NORMS, accumulate_dtype, unit
@@ -97,8 +97,7 @@ def test_statistics(ops: Any, given: Given) -> None:
     scale = 1 + reference.pair_statistics(wide[0].abs(), -wide[1].abs(), given.channel_dim).abs()
     expected = reference.pair_statistics(*wide, given.channel_dim)
     given.check((rows.double() / scale).nan_to_num(), (expected / scale).nan_to_num())
-    sums = torch.zeros(given.channels, len(SUMS), dtype=torch.float64)
-    maxima = torch.full((given.channels, len(MAXIMA)), -torch.inf, dtype=torch.float64)
+    sums, maxima = new_totals(given.channels)
     ops.accumulate_pair_statistics_(sums, maxima, z, z_adv, given.channel_dim)
     assert torch.equal(maxima, rows[..., -3:].amax(0).double() if given.samples else maxima)
     terms = reference.sample_terms(expected, given.positions).sum(0)
@@ -176,6 +175,21 @@ def test_relu_tap_in_place(ops: Any, given: Given) -> None:
         given.check(got, want)
 
 
+def test_relu_accumulate(ops: Any, given: Given) -> None:
+    if 0 in given.pair.stride() and given.pair.numel():
+        given.pair = given.pair.contiguous()
+    memory = torch.empty(0, dtype=given.pair.dtype).set_(given.pair.untyped_storage())
+    place = given.pair.shape, given.pair.stride(), given.pair.storage_offset()
+    wanted, out = memory.clone(), given.pair.relu()
+    wanted.as_strided(*place).relu_()
+    totals, expected = (new_totals(given.channels) for _ in range(2))
+    ops.accumulate_pair_statistics_(*expected, *reference.halves(out), given.channel_dim)
+    ops.relu_accumulate_pair_statistics_(*totals, given.pair, given.channel_dim)
+    assert torch.equal(memory, wanted)
+    for got, want in zip(totals, expected, strict=True):
+        given.check(got, want)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_sns_loss(ops: Any, norm: int | str) -> None:
     z, z_adv = rand(3, 9, 4), rand(3, 9, 5)[..., 1:]
@@ -221,6 +235,10 @@ def test_steps_with_a_norm_of_every_layout(ops: Any, given: Given, norm: str) ->
 REFUSED: list[tuple[str, Callable[[Any], Any]]] = [
     ("odd batch", lambda ops: ops.relu_tap(torch.ones(3, 4), "1", 1, False)),
     ("odd batch", lambda ops: ops.relu_tap_(torch.ones(3, 4), "1", 1)),
+    ("odd batch", lambda ops: ops.relu_accumulate_pair_statistics_(*new_totals(4), torch.ones(3, 4), 1)),
+    ("channel_dim 0", lambda ops: ops.relu_accumulate_pair_statistics_(*new_totals(4), torch.ones(4, 4), 0)),
+    ("sums must", lambda ops: ops.relu_accumulate_pair_statistics_(*new_totals(3), torch.ones(2, 4), 1)),
+    ("clone it", lambda ops: ops.relu_accumulate_pair_statistics_(*new_totals(4), torch.ones(2, 1).expand(2, 4), 1)),
     ("2N", lambda ops: ops.paired_sensitivity(torch.ones(3, 4), "1", 1, False)),
     ("2N", lambda ops: ops.paired_sensitivity(torch.ones(4), "1", 0, False)),
     ("channel_dim 5", lambda ops: ops.paired_sensitivity(torch.ones(4, 3), "1", 5, False)),

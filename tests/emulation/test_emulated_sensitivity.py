@@ -11,7 +11,7 @@ from torch import Tensor
 from neurosens_fast import reference
 
 from . import harness
-from .harness import DTYPES, NORMS, Case, accumulate_dtype, activation, pair, unit
+from .harness import DTYPES, NORMS, Case, accumulate_case, accumulate_dtype, activation, pair, unit
 
 Shape = tuple[int, int, int]
 
@@ -156,24 +156,64 @@ def relu_case(x: Tensor, norm: int, flags: int) -> Case:
     return Case("relu_tap", [x], argument=norm, flags=flags | harness.JOINED, answers=answers)
 
 
+def relu_accumulate_case(x: Tensor, flags: int) -> Case:
+    case, sums, maxima = accumulate_case(*reference.halves(x))
+    answers = [(torch.uint8, tuple(storage_of(x).shape)), *case.answers]
+    return Case("relu_accumulate", [x, sums, maxima], flags=flags | harness.JOINED, answers=answers)
+
+
+def rectified(x: Tensor, flags: int) -> Tensor:
+    """What torch.relu gives on CUDA, lying as ``x`` does; on the CPU it changes the bits of some NaN."""
+    memory = storage_of(x).clone() if flags & harness.IN_PLACE else torch.full_like(storage_of(x), 0xFF)
+    out = torch.empty(0, dtype=x.dtype).set_(memory.untyped_storage(), x.storage_offset(), x.shape, x.stride())
+    out.copy_(torch.where(x < 0, 0.0, x))
+    if not flags & harness.NEGATIVE_ZERO:
+        out[out == 0] = 0.0
+    return out
+
+
 @pytest.mark.parametrize("flags", [0, harness.IN_PLACE, harness.NEGATIVE_ZERO])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_relu_tap(dtype: torch.dtype, flags: int) -> None:
     pairs = [with_special_values(joined(shape, dtype, layout)) for shape, layout in SHAPES]
     pairs += [joined(shape, dtype, "rows") for shape in ((1, 3, 258), (1, 2, 300), (1, 1, 4100))]
-    outs = []
-    for x in pairs:
-        in_place = flags & harness.IN_PLACE
-        memory = storage_of(x).clone() if in_place else torch.full_like(storage_of(x), 0xFF)
-        out = torch.empty(0, dtype=dtype).set_(memory.untyped_storage(), x.storage_offset(), x.shape, x.stride())
-        out.copy_(torch.where(x < 0, 0.0, x))  # torch.relu on CUDA; on the CPU it changes the bits of some NaN
-        if not flags & harness.NEGATIVE_ZERO:
-            out[out == 0] = 0.0
-        outs.append(out)
+    outs = [rectified(x, flags) for x in pairs]
     cases = [relu_case(x, i % len(NORMS), flags) for i, x in enumerate(pairs)]
     expected = harness.run([sensitivity_case([out], i % len(NORMS), harness.JOINED) for i, out in enumerate(outs)])
     for (memory, *totals), out, want in zip(harness.run(cases), outs, expected, strict=True):
         assert torch.equal(memory, storage_of(out))  # bit for bit, and nothing beside it
+        for got, total in zip(totals, want, strict=True):
+            torch.testing.assert_close(got, total, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("flags", [harness.IN_PLACE, harness.IN_PLACE | harness.NEGATIVE_ZERO])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_relu_accumulate(dtype: torch.dtype, flags: int) -> None:
+    shapes = [
+        *SHAPES,
+        ((2, 300, 1), "columns"),
+        ((2, 4, 700), "columns"),
+        ((1, 1, 4100), "rows"),
+        ((1, 2, 258), "rows"),
+    ]
+    pairs = [joined(shape, dtype, layout) for shape, layout in shapes]
+    pairs += [with_special_values(x.clone(memory_format=torch.preserve_format)) for x in pairs]
+    outs = [rectified(x, flags) for x in pairs]
+    cases = [relu_accumulate_case(x, flags) for x in pairs]
+    expected = harness.run([accumulate_case(*reference.halves(out))[0] for out in outs])
+    for (memory, *totals), out, want in zip(harness.run(cases), outs, expected, strict=True):
+        assert torch.equal(memory, storage_of(out))  # bit for bit, and nothing beside it
+        for got, total in zip(totals, want, strict=True):
+            torch.testing.assert_close(got, total, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_relu_accumulate_of_nothing(layout: str) -> None:
+    for shape in [(0, 3, 5), (2, 0, 5), (2, 3, 0), (0, 0, 0)]:
+        x = joined(shape, torch.float32, layout)
+        cases = [relu_accumulate_case(x, harness.IN_PLACE), accumulate_case(*reference.halves(x))[0]]
+        (memory, *totals), want = harness.run(cases)
+        assert torch.equal(memory, storage_of(x))
         for got, total in zip(totals, want, strict=True):
             torch.testing.assert_close(got, total, rtol=0, atol=0, equal_nan=True)
 

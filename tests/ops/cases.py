@@ -55,6 +55,8 @@ def _cases() -> Iterator[Case]:
 
 
 CASES = tuple(_cases())
+JOINED = tuple(case for case in CASES if 0 not in case.shape and not case.memory.startswith(("mixed", "expanded")))
+"""Those whose halves can be one batch: it has one memory layout."""
 SHORT = (
     Case("rows", (3, 4, 200)),
     Case("short", (3, 70, 5)),
@@ -110,6 +112,34 @@ def make_pair(case: Case, dtype: torch.dtype, device: str, relu: bool = False) -
     if case.memory == "mixed":
         return place(z, "contiguous"), place(z_adv, "channels_last")
     return place(z, case.memory), place(z_adv, case.memory)
+
+
+def joined(case: Case, dtype: torch.dtype, device: str) -> Tensor:
+    """A random batch, benign half first, that lies in memory as the case says; some elements equal, some negative."""
+    z = torch.randn(case.shape, dtype=torch.float64)
+    z_adv = z + 0.3 * torch.randn(case.shape, dtype=torch.float64) * (torch.rand(case.shape) > 0.2)
+    return place(torch.cat((z, z_adv)).to(dtype).to(device), case.memory)
+
+
+def with_special_values(x: Tensor) -> Tensor:
+    """A contiguous copy with -0, NaN and infinities here and there."""
+    flat = x.reshape(-1).clone()
+    flat[::7], flat[3::11], flat[5::13], flat[6::17] = -0.0, torch.nan, torch.inf, -torch.inf
+    return flat.reshape(x.shape)
+
+
+def gaps_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The storage of ``x`` as a flat tensor, and where in it no element of ``x`` lies."""
+    storage = torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage())
+    gaps = torch.ones_like(storage, dtype=torch.bool)
+    gaps.as_strided(x.shape, x.stride(), x.storage_offset()).fill_(False)
+    return storage, gaps
+
+
+def bits(x: Tensor) -> Tensor:
+    """The bits of every element; all NaN are one, since torch.relu itself gives bfloat16 ones different bits."""
+    integers = x.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
+    return integers.masked_fill(x.isnan(), -1)
 
 
 def unusual_rows(positions: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,9 @@ def digest() -> str:
             sums, maxima = new_totals(z.shape[case.channel_dim])
             ops.accumulate_pair_statistics_(sums, maxima, z, z_adv, case.channel_dim)
             results = [ops.pair_statistics(z, z_adv, case.channel_dim), sums, maxima]
+            overwritten, totals = torch.cat((z, -z_adv)), new_totals(z.shape[case.channel_dim])
+            ops.relu_accumulate_pair_statistics_(*totals, overwritten, case.channel_dim)
+            results += [overwritten, *totals]
             for norm in ("1", "mse", "l2", "cosine"):
                 results.append(torch.ops.neurosens_fast.neuron_sensitivity(z, z_adv, norm, case.channel_dim % z.dim()))
                 grad = torch.ones(z.shape[case.channel_dim], dtype=results[0].dtype)

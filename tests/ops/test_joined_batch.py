@@ -9,24 +9,20 @@ from torch import Tensor
 from neurosens_fast import ops
 from neurosens_fast.reference import halves
 
-from .cases import CASES, DTYPES, GRADIENT_ROUNDING, SHORT, Case, place
+from .cases import (
+    DTYPES,
+    GRADIENT_ROUNDING,
+    JOINED,
+    SHORT,
+    Case,
+    bits,
+    gaps_of,
+    joined,
+    place,
+    with_special_values,
+)
 
-# A joined batch has one memory layout.
-JOINED = [case for case in CASES if 0 not in case.shape and not case.memory.startswith(("mixed", "expanded"))]
 SMALL = [case for case in SHORT if not case.memory.startswith("mixed")]
-
-
-def joined(case: Case, dtype: torch.dtype, device: str) -> Tensor:
-    """A random joined batch that lies in memory as the case says; some elements exactly equal, some negative."""
-    z = torch.randn(case.shape, dtype=torch.float64)
-    z_adv = z + 0.3 * torch.randn(case.shape, dtype=torch.float64) * (torch.rand(case.shape) > 0.2)
-    return place(torch.cat((z, z_adv)).to(dtype).to(device), case.memory)
-
-
-def bits(x: Tensor) -> Tensor:
-    """The bits of every element; all NaN are one, since torch.relu itself gives bfloat16 ones different bits."""
-    integers = x.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
-    return integers.masked_fill(x.isnan(), -1)
 
 
 @pytest.mark.parametrize("norm", ops.NORMS)
@@ -68,14 +64,10 @@ def test_relu_tap_equals_relu_in_every_bit(
     case: Case, dtype: torch.dtype, norm: int | str, inplace: bool, device: str
 ) -> None:
     pair = joined(case, dtype, device)
-    flat = pair.reshape(-1).clone()
-    flat[::7], flat[3::11], flat[5::13], flat[6::17] = -0.0, torch.nan, torch.inf, -torch.inf
-    pair = place(flat.reshape(pair.shape), case.memory)
+    pair = place(with_special_values(pair), case.memory)
     expected = torch.relu(pair)
     given = place(pair, case.memory)
-    storage = torch.empty(0, dtype=dtype, device=device).set_(given.untyped_storage())
-    gaps = torch.ones_like(storage, dtype=torch.bool)
-    gaps.as_strided(given.shape, given.stride(), given.storage_offset()).fill_(False)
+    storage, gaps = gaps_of(given)
     before = storage[gaps].clone()
     function = ops.relu_tap_ if inplace else ops.relu_tap
     out, distances, sensitivity = function(given, norm, case.channel_dim)

@@ -45,6 +45,7 @@ def test_opcheck(case: Case, dtype: torch.dtype, device: str) -> None:
     torch.library.opcheck(OPERATORS.paired_sensitivity_backward.default, (grad, joined, "cosine", dim, True))
     torch.library.opcheck(OPERATORS.relu_tap_backward.default, (joined, grad, joined.relu(), "mse", dim, False))
     torch.library.opcheck(OPERATORS.relu_tap_.default, (joined.clone(), "1", dim))
+    torch.library.opcheck(OPERATORS.relu_accumulate_pair_statistics_.default, (sums, maxima, joined.clone(), dim))
     for norm in ("1", "mse", "l2", "cosine"):
         leaves = (z.detach().requires_grad_(), z_adv.detach().requires_grad_())
         torch.library.opcheck(OPERATORS.neuron_sensitivity.default, (*leaves, norm, dim))
@@ -75,6 +76,7 @@ def test_meta_tensors() -> None:
     assert [t.shape for t in ops.relu_tap(z[:2])] == [(2, 5, 7), (5,), (5,)]
     assert [t.shape for t in ops.topk_neurons(torch.empty(9, device="meta"), 4)] == [(4,), (4,)]
     ops.accumulate_pair_statistics_(*new_totals(5, "meta"), z, z)
+    ops.relu_accumulate_pair_statistics_(*new_totals(5, "meta"), z[:2])
     ops.project_step_(z, z, z, 0.1, 0.1)
     ops.momentum_step_(z, z, z, z, 0.1, 0.1, 1.0)
 
@@ -139,6 +141,7 @@ def test_other_devices_run_the_reference() -> None:
     calls: list[tuple[str, tuple[Any, ...]]] = [
         ("pair_statistics", (z, z_adv, 1)),
         ("accumulate_pair_statistics_", (*new_totals(3), z, z_adv, 1)),
+        ("relu_accumulate_pair_statistics_", (*new_totals(3), joined.clone(), 1)),
         ("topk_neurons", (grad, 2)),
         *(("project_step_", (z_adv.clone(), z, z, 0.1, 0.2, norm, -5.0, 5.0)) for norm in ops.BALLS),
         ("momentum_step_", (z_adv.clone(), z_adv.clone(), z, z, 0.1, 0.2, 0.9, "linf", -5.0, 5.0)),
