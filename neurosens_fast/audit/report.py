@@ -32,7 +32,10 @@ class Neuron(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer in numbers; ``score`` is the mean sensitivity of its neurons (the layer score of EvalBox)."""
+    """One layer in numbers; ``score`` is the mean sensitivity of its neurons (the layer score of EvalBox).
+
+    Score, median, maximum and ``most_sensitive`` are of another metric where one was asked for.
+    """
 
     layer: str
     module_type: str
@@ -136,7 +139,7 @@ class AuditReport:
             values = {layer: values[layer]}
         places = [(name, neuron) for name, column in values.items() for neuron in range(len(column))]
         joined = torch.cat([*values.values(), torch.empty(0, dtype=torch.float64)])
-        largest, indices = ops.topk_neurons(joined, _count(k, len(places)))
+        largest, indices = ops.topk_neurons(joined, count_of(k, len(places)))
         found = [(places[index], value) for index, value in zip(indices.tolist(), largest.tolist(), strict=True)]
         return [Neuron(rank, name, neuron, value) for rank, ((name, neuron), value) in enumerate(found, 1)]
 
@@ -150,12 +153,15 @@ class AuditReport:
         found = {name: entry.statistics.nonfinite().tolist() for name, entry in self.layers.items()}
         return {name: neurons for name, neurons in found.items() if neurons}
 
-    def summary(self) -> list[LayerSummary]:
-        """One :class:`LayerSummary` per layer, in the order of execution."""
-        dead, nonfinite = self.dead(), self.nonfinite()
+    def summary(self, by: str = "sensitivity") -> list[LayerSummary]:
+        """One :class:`LayerSummary` by metric ``by`` per layer, in the order of execution.
+
+        Raises ``ValueError`` for an unknown metric.
+        """
+        dead, nonfinite, columns = self.dead(), self.nonfinite(), self.metric(by)
         rows = []
         for name, entry in self.layers.items():
-            values = entry.statistics.metric("sensitivity")
+            values = columns[name]
             some = len(values) > 0
             rows.append(
                 LayerSummary(
@@ -279,7 +285,8 @@ def share_of(share: float, neurons: int) -> int:
     return math.ceil(share * neurons - 1e-9)
 
 
-def _count(k: int | float, neurons: int) -> int:
+def count_of(k: int | float, neurons: int) -> int:
+    """How many of ``neurons`` a count or a share ``k`` means; the errors are those of :meth:`AuditReport.top`."""
     if isinstance(k, bool) or not isinstance(k, int | float):
         raise TypeError(f"k must be a count (int) or a share (float), got {type(k).__name__}")
     if isinstance(k, float):
