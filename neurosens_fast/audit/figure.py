@@ -22,8 +22,9 @@ LINE, PEAK = "#0072b2", "#d55e00"  # from the Okabe-Ito set, safe for colour bli
 def figure_in(path: str | PathLike[str] | BinaryIO, width: float, height: float) -> Iterator[Figure]:
     """A figure of ``width`` by ``height`` inches to draw on; written to ``path`` at the end, whole or not at all.
 
-    A stream in place of a path gets a PNG. It is a Figure of its own: pyplot and the chosen backend are not touched. Raises ``ValueError`` for a format that
-    the suffix of ``path`` names and matplotlib does not have, before anything is drawn.
+    A stream in place of a path gets a PNG. It is a Figure of its own: pyplot and the chosen backend are not touched.
+    Raises ``ValueError`` for a format that the suffix of ``path`` names and matplotlib does not have, before anything
+    is drawn.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -12,6 +12,7 @@ from neurosens_fast.capture import FUNCTIONAL_MEND
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from .compare import Comparison, MovedNeuron
     from .report import AuditReport
 
 _BAR = 11
@@ -99,6 +100,79 @@ def neuron_table(report: AuditReport, k: int | float, by: str = "sensitivity", l
         table.add_row(Text(row.layer), str(row.neuron), place, number(row.value), *extra)
     table.caption = Text("relative: change / size; benign, adversarial: mean activation", style="dim")
     return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Each layer of both reports, and all together, as a rich table; the caption says what A and B are."""
+    from rich.text import Text
+
+    rows = (*comparison.layers, comparison.overall)
+    numbers = ("neurons", "mean A", "mean B", "B / A", "rank corr.", "top", "in common", "Jaccard")
+    title = f"{_words(comparison.by).capitalize()} of each layer in A and in B"
+    table = text_table(title, "layer", [row.layer for row in rows], numbers)
+    for row in rows:
+        if row is comparison.overall:
+            table.add_section()
+        table.add_row(
+            Text(row.layer),
+            str(row.neurons),
+            number(row.mean_a),
+            number(row.mean_b),
+            number(row.ratio, 3),
+            f"{row.spearman:.3f}",
+            str(row.top),
+            f"{row.overlap:.0%}" if row.top else "-",
+            f"{row.jaccard:.2f}" if row.top else "-",
+        )
+    sides = (("A", comparison.a), ("B", comparison.b))
+    table.caption = Text("\n".join(f"{name}: {side_of(report)}" for name, report in sides), style="dim")
+    return table
+
+
+def side_of(report: AuditReport) -> str:
+    """What one side of a comparison measured, in one line."""
+    return f"{report.model}; {report.attack}; accuracy {accuracies(report)}"
+
+
+def moved_table(comparison: Comparison, n: int) -> Table:
+    """The ``n`` neurons that climbed and the ``n`` that fell most from A to B as a rich table."""
+    from rich.text import Text
+
+    up, down = comparison.moved(n)
+    title = f"The neurons that moved furthest from A to B, of {comparison.overall.neurons:,}"
+    numbers = ("neuron", "places", "rank in A", "rank in B", "value A", "value B")
+    table = text_table(title, "layer", [row.layer for row in (*up, *down)], numbers)
+
+    def add(rows: list[MovedNeuron]) -> None:
+        for row in rows:
+            ranks = f"{row.places:+g}", f"{row.rank_a:g}", f"{row.rank_b:g}"
+            table.add_row(Text(row.layer), str(row.neuron), *ranks, number(row.value_a), number(row.value_b))
+
+    add(up)
+    table.add_section()
+    add(down)
+    table.caption = Text("rank 1 is the largest value; equal values share their mean rank", style="dim")
+    return table
+
+
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """What a reader of a comparison should know, one sentence each: what was left out, and what else differs."""
+    a, b = comparison.a, comparison.b
+    notes = [f"not comparable: {name}, {reason}" for name, reason in comparison.incomparable.items()]
+    for side, names in (("A", comparison.only_a), ("B", comparison.only_b)):
+        if names:
+            notes.append(f"only in {side}: {_few(names)}")
+    if comparison.overall.left_out:
+        places = _few(f"{row.layer} {row.left_out}" for row in comparison.layers if row.left_out)
+        left_out = counted(comparison.overall.left_out, "neuron")
+        notes.append(f"left out, NaN or infinite in A or B: {left_out}, {places}")
+    if set(a.data) != set(b.data):
+        notes.append(f"measured on different data: {'; '.join(a.data)} in A, {'; '.join(b.data)} in B")
+    if a.samples != b.samples:
+        notes.append(f"measured on {a.samples:,} samples in A, on {b.samples:,} in B")
+    if a.dtype != b.dtype:
+        notes.append(f"computed in {a.dtype} in A, in {b.dtype} in B")
+    return notes
 
 
 def report_notes(report: AuditReport) -> list[str]:
