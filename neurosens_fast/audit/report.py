@@ -236,6 +236,47 @@ class AuditReport:
 
         plot(self, path, by)
 
+    def to_markdown(self, by: str = "sensitivity", top: int | float = 20, picture: str | None = None) -> str:
+        """The report as a Markdown document: setting, accuracies, notes, tables, and how the metrics are defined.
+
+        ``by`` and ``top`` are those of :meth:`top`; ``picture`` is the link to a picture, none without it.
+        """
+        from .document import to_markdown
+
+        return to_markdown(self, by, top, picture)
+
+    def save_markdown(
+        self,
+        path: str | PathLike[str],
+        by: str = "sensitivity",
+        top: int | float = 20,
+        picture: str | PathLike[str] | None = None,
+    ) -> None:
+        """Write :meth:`to_markdown`, and :meth:`plot` beside it as PNG of the same stem, each whole or not at all.
+
+        With ``picture``, a picture that is there already, the text shows that one and none is drawn. Raises
+        ``ReportError`` if a file cannot be written, ``ValueError`` where ``path`` ends in ``.png``.
+        """
+        from .document import save_markdown
+
+        save_markdown(self, path, by, top, picture)
+
+    def save_html(
+        self,
+        path: str | PathLike[str],
+        by: str = "sensitivity",
+        top: int | float = 20,
+        picture: str | PathLike[str] | None = None,
+    ) -> None:
+        """Write the document of :meth:`to_markdown` as one HTML file that needs no other and fetches nothing.
+
+        ``picture`` is a PNG to put inside in place of a new one. The file appears whole or not at all. Raises
+        ``ReportError`` if it cannot be written or the picture not be read, ``ValueError`` if that is no PNG.
+        """
+        from .document import save_html
+
+        save_html(self, path, by, top, picture)
+
     def merge(self, other: AuditReport) -> AuditReport:
         """A new report over the samples of both, as one audit of all of them would give it.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from .compare import Comparison, MovedNeuron
-    from .report import AuditReport
+    from .report import AuditReport, Neuron
 
 _BAR = 11
 _SHORT_NAME = 14
@@ -49,9 +49,9 @@ def layer_table(report: AuditReport, by: str = "sensitivity", layer: str | None 
     from rich.text import Text
 
     values = {name: column for name, column in report.metric(by).items() if layer in (None, name)}
-    title = f"{_words(by).capitalize()} of each layer, in the order of execution"
+    title = f"{in_words(by).capitalize()} of each layer, in the order of execution"
     if layer is not None:
-        title = f"{_words(by).capitalize()} of one layer"
+        title = f"{in_words(by).capitalize()} of one layer"
     numbers = ("type", "neurons", "dead", "mean", "largest", "of neuron")
     table = text_table(title, "layer", values, numbers)
     table.columns[1].justify = "left"
@@ -84,22 +84,35 @@ def neuron_table(report: AuditReport, k: int | float, by: str = "sensitivity", l
     """
     from rich.text import Text
 
+    rows = neuron_rows(report, k, by, layer)
+    header = in_words(by) if len(by) <= _WIDEST_HEADER else "value"
+    numbers = ("neuron", "in its layer", header, "relative", "benign", "adversarial")
+    title = f"The {counted(len(rows), 'neuron')} with the largest {in_words(by)}"
+    table = text_table(title, "layer", [row.layer for row, _, _ in rows], numbers)
+    for row, place, others in rows:
+        table.add_row(Text(row.layer), str(row.neuron), place, number(row.value), *others)
+    table.caption = Text("relative: change / size; benign, adversarial: mean activation", style="dim")
+    return table
+
+
+def neuron_rows(
+    report: AuditReport, k: int | float, by: str = "sensitivity", layer: str | None = None
+) -> list[tuple[Neuron, str, list[str]]]:
+    """The rows of :func:`neuron_table`: the neuron, its rank inside its layer, relative change and mean activations."""
     shown = ("relative_l1", "mean_activation_benign", "mean_activation_adversarial")
     columns = {name: report.metric(name) for name in shown}
     neurons = report.top(k, by=by, layer=layer)
     inside: dict[tuple[str, int], int] = {}
     for name in {neuron.layer for neuron in neurons}:
         inside.update({(name, place.neuron): place.rank for place in report.top(1.0, by=by, layer=name)})
-    header = _words(by) if len(by) <= _WIDEST_HEADER else "value"
-    numbers = ("neuron", "in its layer", header, "relative", "benign", "adversarial")
-    title = f"The {counted(len(neurons), 'neuron')} with the largest {_words(by)}"
-    table = text_table(title, "layer", [neuron.layer for neuron in neurons], numbers)
-    for row in neurons:
-        place = f"{inside[row.layer, row.neuron]} of {len(columns[shown[0]][row.layer])}"
-        extra = [number(float(columns[name][row.layer][row.neuron]), 3) for name in shown]
-        table.add_row(Text(row.layer), str(row.neuron), place, number(row.value), *extra)
-    table.caption = Text("relative: change / size; benign, adversarial: mean activation", style="dim")
-    return table
+    return [
+        (
+            row,
+            f"{inside[row.layer, row.neuron]} of {len(columns[shown[0]][row.layer])}",
+            [number(float(columns[name][row.layer][row.neuron]), 3) for name in shown],
+        )
+        for row in neurons
+    ]
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -108,7 +121,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
     rows = (*comparison.layers, comparison.overall)
     numbers = ("neurons", "mean A", "mean B", "B / A", "rank corr.", "top", "in common", "Jaccard")
-    title = f"{_words(comparison.by).capitalize()} of each layer in A and in B"
+    title = f"{in_words(comparison.by).capitalize()} of each layer in A and in B"
     table = text_table(title, "layer", [row.layer for row in rows], numbers)
     for row in rows:
         if row is comparison.overall:
@@ -225,7 +238,8 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def _words(metric: str) -> str:
+def in_words(metric: str) -> str:
+    """``relative_l1`` as ``relative l1``."""
     return metric.replace("_", " ")
 
 
