@@ -115,6 +115,9 @@ METRICS: dict[str, Metric] = {
 }
 """Every metric by name, in the order of tables."""
 
+NOTATION = "z, z': benign and adversarial activation of a neuron; d = z' - z; i: sample; s: one of |S| positions"
+"""What the letters in the descriptions of metrics mean."""
+
 
 def metric(name: str, sums: Tensor, maxima: Tensor, samples: int) -> Tensor:
     """Metric ``name`` of totals over ``samples`` samples, ``[C]`` float64; NaN where nothing was seen.

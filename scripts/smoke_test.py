@@ -30,6 +30,8 @@ def main() -> None:
     installed = importlib.metadata.version("neurosens-fast")
     assert info["version"] == installed, f"the extension is {info['version']}, the package {installed}"
     assert importlib.resources.files("neurosens_fast").joinpath("py.typed").is_file(), "py.typed is missing"
+    template = importlib.resources.files("neurosens_fast.audit.document").joinpath("report.html.jinja")
+    assert template.is_file(), "the template of HTML reports is missing"
     files = importlib.metadata.files("neurosens-fast") or []
     assert any(file.name == "LICENSE" for file in files), "the licence is missing"
 

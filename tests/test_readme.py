@@ -24,9 +24,10 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    written = {"neurons.csv", "audit.safetensors", "sensitivity.png", "masking.png"}
+    written = {"neurons.csv", "audit.safetensors", "sensitivity.png", "report.html", "masking.png"}
     assert {path.name for path in tmp_path.iterdir()} == written
     assert namespace["report"].sensitivity["relu2"].shape == (32,)
+    assert [row.layer for row in namespace["comparison"].layers] == list(namespace["report"].layers)
     assert namespace["benign"].grad is not None
 
 
@@ -34,14 +35,19 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     """After the demo, every command of the README in order, as it stands there."""
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line) for line in re.findall(r"^neurosens-fast (.*)$", README, re.M)]
-    assert [words[0] for words in commands] == ["audit", "show", "layers", "mask", "attack", "train", "audit"]
+    assert [words[0] for words in commands] == [
+        *("audit", "show", "audit", "compare", "layers", "mask", "attack", "train", "audit")
+    ]
     for words in (["demo"], *commands):
         assert main(words) == 0, capsys.readouterr().err
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert {
         "run1/audit.safetensors",
         "run1/neurons.csv",
+        "run1/report.html",
         "ranked.csv",
+        "relative.html",
+        "run1-run2/comparison.png",
         "run1-mask/masking.png",
         "run1-attack/attacks.csv",
         "run1-trades/best.safetensors",

@@ -34,7 +34,10 @@ class Neuron(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer in numbers; ``score`` is the mean sensitivity of its neurons (the layer score of EvalBox)."""
+    """One layer in numbers; ``score`` is the mean sensitivity of its neurons (the layer score of EvalBox).
+
+    Score, median, maximum and ``most_sensitive`` are of another metric where one was asked for.
+    """
 
     layer: str
     module_type: str
@@ -179,7 +182,7 @@ class AuditReport:
             values = {layer: values[layer]}
         places = [(name, neuron) for name, column in values.items() for neuron in range(len(column))]
         joined = torch.cat([*values.values(), torch.empty(0, dtype=torch.float64)])
-        largest, indices = ops.topk_neurons(joined, _count(k, len(places)))
+        largest, indices = ops.topk_neurons(joined, count_of(k, len(places)))
         found = [(places[index], value) for index, value in zip(indices.tolist(), largest.tolist(), strict=True)]
         return [Neuron(rank, name, neuron, value) for rank, ((name, neuron), value) in enumerate(found, 1)]
 
@@ -193,12 +196,15 @@ class AuditReport:
         found = {name: entry.statistics.nonfinite().tolist() for name, entry in self.layers.items()}
         return {name: neurons for name, neurons in found.items() if neurons}
 
-    def summary(self) -> list[LayerSummary]:
-        """One :class:`LayerSummary` per layer, in the order of execution."""
-        dead, nonfinite = self.dead(), self.nonfinite()
+    def summary(self, by: str = "sensitivity") -> list[LayerSummary]:
+        """One :class:`LayerSummary` by metric ``by`` per layer, in the order of execution.
+
+        Raises ``ValueError`` for an unknown metric.
+        """
+        dead, nonfinite, columns = self.dead(), self.nonfinite(), self.metric(by)
         rows = []
         for name, entry in self.layers.items():
-            values = entry.statistics.metric("sensitivity")
+            values = columns[name]
             some = len(values) > 0
             rows.append(
                 LayerSummary(
@@ -273,6 +279,47 @@ class AuditReport:
 
         plot(self, path, by)
 
+    def to_markdown(self, by: str = "sensitivity", top: int | float = 20, picture: str | None = None) -> str:
+        """The report as a Markdown document: setting, accuracies, notes, tables, and how the metrics are defined.
+
+        ``by`` and ``top`` are those of :meth:`top`; ``picture`` is the link to a picture, none without it.
+        """
+        from .document import to_markdown
+
+        return to_markdown(self, by, top, picture)
+
+    def save_markdown(
+        self,
+        path: str | PathLike[str],
+        by: str = "sensitivity",
+        top: int | float = 20,
+        picture: str | PathLike[str] | None = None,
+    ) -> None:
+        """Write :meth:`to_markdown`, and :meth:`plot` beside it as PNG of the same stem, each whole or not at all.
+
+        With ``picture``, a picture that is there already, the text shows that one and none is drawn. Raises
+        ``ReportError`` if a file cannot be written, ``ValueError`` where ``path`` ends in ``.png``.
+        """
+        from .document import save_markdown
+
+        save_markdown(self, path, by, top, picture)
+
+    def save_html(
+        self,
+        path: str | PathLike[str],
+        by: str = "sensitivity",
+        top: int | float = 20,
+        picture: str | PathLike[str] | None = None,
+    ) -> None:
+        """Write the document of :meth:`to_markdown` as one HTML file that needs no other and fetches nothing.
+
+        ``picture`` is a PNG to put inside in place of a new one. The file appears whole or not at all. Raises
+        ``ReportError`` if it cannot be written or the picture not be read, ``ValueError`` if that is no PNG.
+        """
+        from .document import save_html
+
+        save_html(self, path, by, top, picture)
+
     def merge(self, other: AuditReport) -> AuditReport:
         """A new report over the samples of both, as one audit of all of them would give it.
 
@@ -326,7 +373,8 @@ def share_of(share: float, neurons: int) -> int:
     return math.ceil(share * neurons - 1e-9)
 
 
-def _count(k: int | float, neurons: int) -> int:
+def count_of(k: int | float, neurons: int) -> int:
+    """How many of ``neurons`` a count or a share ``k`` means; the errors are those of :meth:`AuditReport.top`."""
     if isinstance(k, bool) or not isinstance(k, int | float):
         raise TypeError(f"k must be a count (int) or a share (float), got {type(k).__name__}")
     if isinstance(k, float):

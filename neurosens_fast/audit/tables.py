@@ -12,7 +12,8 @@ from neurosens_fast.capture import FUNCTIONAL_MEND
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .report import AuditReport
+    from .compare import Comparison, MovedNeuron
+    from .report import AuditReport, Neuron
 
 _BAR = 11
 _SHORT_NAME = 14
@@ -48,9 +49,9 @@ def layer_table(report: AuditReport, by: str = "sensitivity", layer: str | None 
     from rich.text import Text
 
     values = {name: column for name, column in report.metric(by).items() if layer in (None, name)}
-    title = f"{_words(by).capitalize()} of each layer, in the order of execution"
+    title = f"{in_words(by).capitalize()} of each layer, in the order of execution"
     if layer is not None:
-        title = f"{_words(by).capitalize()} of one layer"
+        title = f"{in_words(by).capitalize()} of one layer"
     numbers = ("type", "neurons", "dead", "mean", "largest", "of neuron")
     table = text_table(title, "layer", values, numbers)
     table.columns[1].justify = "left"
@@ -83,22 +84,108 @@ def neuron_table(report: AuditReport, k: int | float, by: str = "sensitivity", l
     """
     from rich.text import Text
 
+    rows = neuron_rows(report, k, by, layer)
+    header = in_words(by) if len(by) <= _WIDEST_HEADER else "value"
+    numbers = ("neuron", "in its layer", header, "relative", "benign", "adversarial")
+    title = f"The {counted(len(rows), 'neuron')} with the largest {in_words(by)}"
+    table = text_table(title, "layer", [row.layer for row, _, _ in rows], numbers)
+    for row, place, others in rows:
+        table.add_row(Text(row.layer), str(row.neuron), place, number(row.value), *others)
+    table.caption = Text("relative: change / size; benign, adversarial: mean activation", style="dim")
+    return table
+
+
+def neuron_rows(
+    report: AuditReport, k: int | float, by: str = "sensitivity", layer: str | None = None
+) -> list[tuple[Neuron, str, list[str]]]:
+    """The rows of :func:`neuron_table`: the neuron, its rank inside its layer, relative change and mean activations."""
     shown = ("relative_l1", "mean_activation_benign", "mean_activation_adversarial")
     columns = {name: report.metric(name) for name in shown}
     neurons = report.top(k, by=by, layer=layer)
     inside: dict[tuple[str, int], int] = {}
     for name in {neuron.layer for neuron in neurons}:
         inside.update({(name, place.neuron): place.rank for place in report.top(1.0, by=by, layer=name)})
-    header = _words(by) if len(by) <= _WIDEST_HEADER else "value"
-    numbers = ("neuron", "in its layer", header, "relative", "benign", "adversarial")
-    title = f"The {counted(len(neurons), 'neuron')} with the largest {_words(by)}"
-    table = text_table(title, "layer", [neuron.layer for neuron in neurons], numbers)
-    for row in neurons:
-        place = f"{inside[row.layer, row.neuron]} of {len(columns[shown[0]][row.layer])}"
-        extra = [number(float(columns[name][row.layer][row.neuron]), 3) for name in shown]
-        table.add_row(Text(row.layer), str(row.neuron), place, number(row.value), *extra)
-    table.caption = Text("relative: change / size; benign, adversarial: mean activation", style="dim")
+    return [
+        (
+            row,
+            f"{inside[row.layer, row.neuron]} of {len(columns[shown[0]][row.layer])}",
+            [number(float(columns[name][row.layer][row.neuron]), 3) for name in shown],
+        )
+        for row in neurons
+    ]
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Each layer of both reports, and all together, as a rich table; the caption says what A and B are."""
+    from rich.text import Text
+
+    rows = (*comparison.layers, comparison.overall)
+    numbers = ("neurons", "mean A", "mean B", "B / A", "rank corr.", "top", "in common", "Jaccard")
+    title = f"{in_words(comparison.by).capitalize()} of each layer in A and in B"
+    table = text_table(title, "layer", [row.layer for row in rows], numbers)
+    for row in rows:
+        if row is comparison.overall:
+            table.add_section()
+        table.add_row(
+            Text(row.layer),
+            str(row.neurons),
+            number(row.mean_a),
+            number(row.mean_b),
+            number(row.ratio, 3),
+            f"{row.spearman:.3f}",
+            str(row.top),
+            f"{row.overlap:.0%}" if row.top else "-",
+            f"{row.jaccard:.2f}" if row.top else "-",
+        )
+    sides = (("A", comparison.a), ("B", comparison.b))
+    table.caption = Text("\n".join(f"{name}: {side_of(report)}" for name, report in sides), style="dim")
     return table
+
+
+def side_of(report: AuditReport) -> str:
+    """What one side of a comparison measured, in one line."""
+    return f"{report.model}; {report.attack}; accuracy {accuracies(report)}"
+
+
+def moved_table(comparison: Comparison, n: int) -> Table:
+    """The ``n`` neurons that climbed and the ``n`` that fell most from A to B as a rich table."""
+    from rich.text import Text
+
+    up, down = comparison.moved(n)
+    title = f"The neurons that moved furthest from A to B, of {comparison.overall.neurons:,}"
+    numbers = ("neuron", "places", "rank in A", "rank in B", "value A", "value B")
+    table = text_table(title, "layer", [row.layer for row in (*up, *down)], numbers)
+
+    def add(rows: list[MovedNeuron]) -> None:
+        for row in rows:
+            ranks = f"{row.places:+g}", f"{row.rank_a:g}", f"{row.rank_b:g}"
+            table.add_row(Text(row.layer), str(row.neuron), *ranks, number(row.value_a), number(row.value_b))
+
+    add(up)
+    table.add_section()
+    add(down)
+    table.caption = Text("rank 1 is the largest value; equal values share their mean rank", style="dim")
+    return table
+
+
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """What a reader of a comparison should know, one sentence each: what was left out, and what else differs."""
+    a, b = comparison.a, comparison.b
+    notes = [f"not comparable: {name}, {reason}" for name, reason in comparison.incomparable.items()]
+    for side, names in (("A", comparison.only_a), ("B", comparison.only_b)):
+        if names:
+            notes.append(f"only in {side}: {_few(names)}")
+    if comparison.overall.left_out:
+        places = _few(f"{row.layer} {row.left_out}" for row in comparison.layers if row.left_out)
+        left_out = counted(comparison.overall.left_out, "neuron")
+        notes.append(f"left out, NaN or infinite in A or B: {left_out}, {places}")
+    if set(a.data) != set(b.data):
+        notes.append(f"measured on different data: {'; '.join(a.data)} in A, {'; '.join(b.data)} in B")
+    if a.samples != b.samples:
+        notes.append(f"measured on {a.samples:,} samples in A, on {b.samples:,} in B")
+    if a.dtype != b.dtype:
+        notes.append(f"computed in {a.dtype} in A, in {b.dtype} in B")
+    return notes
 
 
 def report_notes(report: AuditReport) -> list[str]:
@@ -152,7 +239,8 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def _words(metric: str) -> str:
+def in_words(metric: str) -> str:
+    """``relative_l1`` as ``relative l1``."""
     return metric.replace("_", " ")
 
 

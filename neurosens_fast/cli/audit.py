@@ -13,7 +13,7 @@ from .output import OutputFolder, print_facts, print_notes, standard_output
 from .parsing import axes, listed
 
 REPORT = "audit.safetensors"
-FILES = (REPORT, "neurons.csv", "sensitivity.png")
+FILES = (REPORT, "neurons.csv", "sensitivity.png", "report.md", "report.html")
 
 
 def run(
@@ -66,11 +66,13 @@ def run(
     """Measure how strongly every neuron of a model reacts to an attack.
 
     Benign and attacked inputs run through the model together; every chosen
-    layer is read once. Three files are written to DIR:
+    layer is read once. Five files are written to DIR:
 
     [bold]audit.safetensors[/]  the report, for neurosens-fast show
     [bold]neurons.csv[/]        one row per neuron: every metric and its rank
     [bold]sensitivity.png[/]    each layer, and its sorted neurons
+    [bold]report.md[/]          all of it as a document, with that picture
+    [bold]report.html[/]        the same as one page that needs no other file
 
     A network that neurosens-fast demo trained:
 
@@ -148,7 +150,10 @@ def run(
         if rank > 0:
             return
         report.to_csv(path / "neurons.csv")
-        report.plot(path / "sensitivity.png")
+        picture = path / "sensitivity.png"
+        report.plot(picture)
+        report.save_markdown(path / "report.md", picture=picture)
+        report.save_html(path / "report.html", picture=picture)
     measured = (
         f"{report.neurons:,} neurons in {counted(len(report.layers), 'layer')}, {report.samples:,} pairs; "
         f"with the attack {taken:.1f} s"

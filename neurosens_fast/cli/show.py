@@ -1,4 +1,4 @@
-"""``neurosens-fast show``: a report as tables, a picture, CSV or Parquet."""
+"""``neurosens-fast show``: a report as tables, a picture, a document, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -17,20 +17,17 @@ if TYPE_CHECKING:
     from neurosens_fast.audit import AuditReport
 
 
-_NOTATION = "z, z': benign and adversarial activation of a neuron; d = z' - z; i: sample; s: one of |S| positions"
-
-
 def _list_metrics(wanted: bool) -> None:
     if wanted:
         from rich.padding import Padding
 
-        from neurosens_fast.statistics import METRICS
+        from neurosens_fast.statistics import METRICS, NOTATION
 
         console = standard_output()
         for metric in METRICS.values():
             console.print(metric.name, style="bold")
             console.print(Padding(f"{metric.description}\n{metric.source}", (0, 0, 0, 4)))
-        console.print(f"\n{_NOTATION}")
+        console.print(f"\n{NOTATION}")
         raise typer.Exit
 
 
@@ -47,6 +44,13 @@ def run(
     layers: Annotated[bool, typer.Option("--layers", help="Print the summary per layer only.")] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the metric: .png, .svg or .pdf.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write all layers as a document, one HTML file.")
+    ] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option("--markdown", metavar="FILE", help="The same as Markdown, with its picture FILE.png beside it."),
     ] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write one row per neuron with every metric.")
@@ -67,8 +71,10 @@ def run(
     [bold]neurosens-fast show run1[/]
     [bold]neurosens-fast show run1 --by cosine_distance --top 5% --layer conv2[/]
     [bold]neurosens-fast show run1 --layers --plot layers.pdf --csv neurons.csv[/]
+    [bold]neurosens-fast show run1 --by relative_l1 --html report.html[/]
     [bold]neurosens-fast show --metrics[/]
     """
+    from neurosens_fast.audit.document import picture_of
     from neurosens_fast.audit.tables import layer_table, neuron_table, report_notes
     from neurosens_fast.statistics import METRICS
 
@@ -78,7 +84,8 @@ def run(
     found, place = read_report(report)
     if layer is not None:
         one_of(layer, found.layers, "layer")
-    written = [path for path in (plot, csv, parquet) if path is not None]
+    picture = None if markdown is None else picture_of(markdown)
+    written = [path for path in (plot, html, markdown, picture, csv, parquet) if path is not None]
     for path in written:
         if path.resolve() == place.resolve():
             raise ValueError(f"{path} is the report itself; choose another name")
@@ -88,6 +95,10 @@ def run(
             raise ValueError(f"{path} is there already; choose another name, or add --overwrite")
     if plot is not None:
         found.plot(plot, by)
+    if html is not None:
+        found.save_html(html, by, top)
+    if markdown is not None:
+        found.save_markdown(markdown, by, top)
     if csv is not None:
         found.to_csv(csv, by)
     if parquet is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from neurosens_fast.attacks import FGSM
 from neurosens_fast.audit import AuditReport, audit
-from neurosens_fast.audit.plot import _scale
+from neurosens_fast.audit.plot import scale
 from neurosens_fast.statistics import METRICS
 
 
@@ -74,6 +74,6 @@ def test_refusals(report: AuditReport, tmp_path: Path) -> None:
 
 def test_a_linear_axis_shows_the_largest_value() -> None:
     axes = Figure().subplots()
-    _scale(axes, {"layer": torch.tensor([1.5, 1.0, 0.4])})
+    scale(axes, {"layer": torch.tensor([1.5, 1.0, 0.4])})
     assert axes.get_ylim()[0] == 0
     assert axes.get_ylim()[1] > 1.5

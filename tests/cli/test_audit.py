@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from .conftest import Run
 
 DIGITS = ("audit", "--model", "digits-cnn", "--data", "digits")
 TEST_SPLIT = "scikit-learn digits, test split of seed 0"
-FILES = ["audit.safetensors", "neurons.csv", "sensitivity.png"]
+FILES = ["audit.safetensors", "neurons.csv", "report.html", "report.md", "sensitivity.png"]
 
 
 def test_writes_the_report_that_python_gives(run: Run, tmp_path: Path) -> None:
@@ -41,6 +42,9 @@ def test_writes_the_report_that_python_gives(run: Run, tmp_path: Path) -> None:
     assert len(rows) == report.neurons
     assert set(METRICS) <= rows[0].keys()
     assert matplotlib.image.imread(out / "sensitivity.png").std() > 0.05
+    assert "(sensitivity.png)" in (out / "report.md").read_text(encoding="utf-8")
+    picture = base64.b64encode((out / "sensitivity.png").read_bytes()).decode()
+    assert f"data:image/png;base64,{picture}" in (out / "report.html").read_text(encoding="utf-8")
     for text in (
         "model    digits-cnn, random weights (seed 0); 57,594 parameters",
         f"data     {TEST_SPLIT}",

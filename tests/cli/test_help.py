@@ -24,7 +24,18 @@ def words(text: str) -> str:
 
 
 def test_commands() -> None:
-    assert list(COMMANDS) == ["demo", "audit", "show", "layers", "mask", "attack", "train", "reproduce", "env"]
+    assert list(COMMANDS) == [
+        "demo",
+        "audit",
+        "show",
+        "compare",
+        "layers",
+        "mask",
+        "attack",
+        "train",
+        "reproduce",
+        "env",
+    ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -93,6 +93,25 @@ def test_exports(run: Run, audited: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in files.values())
 
 
+def test_documents(run: Run, audited: Path, tmp_path: Path) -> None:
+    report = AuditReport.load(audited / "audit.safetensors")
+    html, markdown = tmp_path / "a.html", tmp_path / "b.md"
+    words = ("--by", "relative_l1", "--top", "4", "--html", html, "--markdown", markdown)
+    result = run("show", audited, *words)
+    assert (result.status, result.err) == (0, "")
+    assert f"written: {html}, {markdown}, {tmp_path / 'b.png'}" in result.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.md", "b.png"]
+    assert markdown.read_text(encoding="utf-8") == report.to_markdown("relative_l1", 4, "b.png")
+    assert "The 4 neurons with the largest relative l1" in html.read_text(encoding="utf-8")
+    (tmp_path / "b.png").write_text("mine")
+    refused = run("show", audited, "--markdown", tmp_path / "b.markdown")
+    assert refused.status == 2
+    assert f"{tmp_path / 'b.png'} is there already" in refused.err
+    assert (tmp_path / "b.png").read_text() == "mine"
+    assert run("show", audited, *words, "--overwrite").status == 0
+    assert matplotlib.image.imread(tmp_path / "b.png").std() > 0.05
+
+
 def test_parquet_without_pyarrow(run: Run, audited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neurosens_fast.cli.show.find_spec", lambda name: None)
     result = run("show", audited, "--parquet", tmp_path / "a.parquet", "--csv", tmp_path / "a.csv")
