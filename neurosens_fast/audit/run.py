@@ -205,7 +205,7 @@ class _Job:
 
         store = None
         if checkpoint is not None:
-            identity |= facts | {
+            identity = {**facts, **identity} | {
                 "batch_size": self.batch_size,
                 "max_samples": self.max_samples,
                 "samples": sample_count(self.data, self.max_samples),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from neurosens_fast.support.packages import import_package
+from neurosens_fast.support.processes import wait_for_all
 
 from .source import Share
 from .storage import ReportError, write_whole
@@ -54,6 +55,8 @@ class ScoreWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ReportError(f"cannot write to the folder {self.folder}: {error.strerror or error}") from error
+        if self._share.world > 1:
+            wait_for_all()  # before anyone writes what others would find
 
     @property
     def pending(self) -> Tensor:
