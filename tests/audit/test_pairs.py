@@ -143,7 +143,7 @@ def test_two_models(tmp_path: Path) -> None:
     assert " and Sequential" in report.model
     assert report.samples == report.labelled == 11
     with torch.no_grad():
-        values = {}
+        values: dict[str, list[Tensor]] = {}
         for model in (first, second):
             net = copy.deepcopy(model).eval()
             x = X
