@@ -10,6 +10,7 @@ from neurosens_fast import ops
 from neurosens_fast.capture import FUNCTIONAL_MEND
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from rich.table import Table
 
     from .compare import Comparison, MovedNeuron
@@ -186,6 +187,18 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     if a.dtype != b.dtype:
         notes.append(f"computed in {a.dtype} in A, in {b.dtype} in B")
     return notes
+
+
+def sample_table(scores: DataFrame, count: int) -> Table:
+    """The ``count`` samples with the largest score of ``read_scores`` as a rich table, with the predicted classes."""
+    shaken = scores.sort_values("score", ascending=False, kind="stable", na_position="first").head(count)
+    numbers = ("label", "benign", "adversarial", "score")
+    title = "Samples that shake the model most"
+    table = text_table(title, "sample", map(str, shaken["sample"]), numbers)
+    names = ["sample", "label", "prediction_benign", "prediction_adversarial"]
+    for numbers_of, score in zip(shaken[names].to_numpy().tolist(), shaken["score"].tolist(), strict=True):
+        table.add_row(*(str(value) if value >= 0 else "-" for value in numbers_of), number(score))
+    return table
 
 
 def report_notes(report: AuditReport) -> list[str]:

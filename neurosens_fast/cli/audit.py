@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,8 @@ from .output import OutputFolder, print_facts, print_notes, standard_output
 from .parsing import axes, listed
 
 REPORT = "audit.safetensors"
+CLASSES = "classes.csv"
+SCORES = "scores"
 FILES = (REPORT, "neurons.csv", "sensitivity.png", "report.md", "report.html")
 
 
@@ -40,8 +42,29 @@ def run(
             rich_help_panel="Layers",
         ),
     ] = None,
+    tokens: Annotated[
+        Literal["all", "cls", "last"],
+        typer.Option(
+            metavar="NAME",
+            help="Positions of token layouts that count: all, cls (the first) or last. Padding by an attention_mask in "
+            "dict inputs never does.",
+            rich_help_panel="Layers",
+        ),
+    ] = "all",
     computing: RunOptions,
     output: OutputOptions,
+    by_class: Annotated[
+        bool,
+        typer.Option("--by-class", help=f"Sensitivity for each class too; writes {CLASSES}.", rich_help_panel="Output"),
+    ] = False,
+    scores: Annotated[
+        bool,
+        typer.Option(
+            "--scores",
+            help=f"How much each sample shakes the model; writes Parquet files to DIR/{SCORES}.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
     top: Annotated[
         int,
         typer.Option(
@@ -89,9 +112,10 @@ def run(
 
     [bold]neurosens-fast audit --model model.py:build --data data.py:load --out run3[/]
     """
-    from neurosens_fast.audit import audit
+    from neurosens_fast.audit import audit, read_scores
     from neurosens_fast.audit.checkpoint import unfinished
-    from neurosens_fast.audit.tables import accuracies, counted, layer_table, neuron_table, report_notes
+    from neurosens_fast.audit.storage import write_whole
+    from neurosens_fast.audit.tables import accuracies, counted, layer_table, neuron_table, report_notes, sample_table
     from neurosens_fast.capture import Taps
     from neurosens_fast.support.processes import process_group, rank_and_world, wait_for_all
 
@@ -105,7 +129,8 @@ def run(
 
     chosen = listed(layers or ()) or ["activations"]
     channels = axes(channel_dim or ())
-    folder = OutputFolder(output.out, FILES, output.overwrite or resume)
+    files = (*FILES, *([CLASSES] if by_class else []), *([SCORES] if scores else []))
+    folder = OutputFolder(output.out, files, output.overwrite or resume)
     found: dict[str, int] = {}
     subject = prepare(
         model,
@@ -118,7 +143,7 @@ def run(
         rank, world = rank_and_world()
         console = standard_output(output.quiet or rank > 0)
         if output.overwrite and rank == 0:
-            for file in (*unfinished(path), path / REPORT):
+            for file in (*unfinished(path), path / REPORT, *(path / SCORES).glob("part-*.parquet")):
                 file.unlink(missing_ok=True)
         wait_for_all()
         print_facts(
@@ -131,6 +156,7 @@ def run(
             subject.attack,
             chosen,
             channel_dims=channels,
+            tokens=tokens,
             device=subject.device,
             dtype=subject.dtype,
             batch_size=data.batch_size,
@@ -145,11 +171,15 @@ def run(
             checkpoint_seconds=save_every,
             resume=resume,
             distributed=world > 1,
+            by_class=by_class,
+            scores=path / SCORES if scores else None,
         )
         taken = time.perf_counter() - begin
         if rank > 0:
             return
         report.to_csv(path / "neurons.csv")
+        if by_class:
+            write_whole(path / CLASSES, report.classes_to_pandas().to_csv(index=False, lineterminator="\n").encode())
         picture = path / "sensitivity.png"
         report.plot(picture)
         report.save_markdown(path / "report.md", picture=picture)
@@ -164,6 +194,9 @@ def run(
     console.print()
     if top:
         console.print(neuron_table(report, top))
+        console.print()
+    if scores:
+        console.print(sample_table(read_scores(folder.path / SCORES), top))
         console.print()
     print_notes(console, report_notes(report))
     console.print(folder.written(), soft_wrap=True)
