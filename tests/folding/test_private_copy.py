@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
-from neurosens_fast.attacks.engine.fold import NotTraced, PrivateCopy
-from neurosens_fast.attacks.engine.shadow import shadow
+from neurosens_fast.folding import NotTraced, PrivateCopy, shadow
 from neurosens_fast.models import Normalized
+from tests.attacks.networks import convolutional, uneven
 from tests.capture.networks import torchvision_model
-
-from .networks import convolutional, uneven
 
 
 class Residual(nn.Module):

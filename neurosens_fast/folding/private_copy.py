@@ -1,7 +1,7 @@
 """A private copy of a model with batch norm folded into the layers before it, by torch.fx.
 
 The copy shares no tensor that it changes with the model. Its structure is traced, its tensors are computed anew from
-the model's at every call of an attack, into the same memory, so that CUDA graphs that read them stay valid.
+the model's at every refresh, into the same memory, so that CUDA graphs that read them stay valid.
 """
 
 from __future__ import annotations
