@@ -7,6 +7,7 @@ module that follows cannot spoil the values.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from neurosens_fast.statistics import PairStatistics
 
 from .hooks import OutputHooks
-from .selection import Layers, Selection, select_layers
+from .selection import Layers, Selection, row_of, select_layers
 
 
 @dataclass
@@ -56,8 +57,17 @@ class Taps:
         self.rows: dict[str, TapRow] = {}
         self.skipped: dict[str, str] = {}
         self.pairs: int | None = None
-        self._hooks = OutputHooks(model, self.selection, self._reduce, channel_dims)
-        self.selection.named.update(self._hooks.axes)  # an axis that was given must fit
+        self._hooks = OutputHooks(model, self.selection, self.reduce, channel_dims)
+        self.channel_dims = self._hooks.axes
+        """The axes that were given, by layer name."""
+        self.selection.named.update(self.channel_dims)  # an axis that was given must fit
+
+    def fresh(self) -> Taps:
+        """Taps of the same layers, without those that are skipped, which have seen nothing yet."""
+        other = copy.copy(self)
+        other.rows, other.skipped, other.pairs = {}, dict(self.skipped), None
+        other._hooks = OutputHooks(self.model, self.selection, other.reduce, self.channel_dims)
+        return other
 
     @property
     def statistics(self) -> dict[str, PairStatistics]:
@@ -70,7 +80,7 @@ class Taps:
         reached = {row.partition("#")[0] for row in seen} | seen
         whole = [name for name in self.selection.modules if name not in reached]
         calls = [(name, call) for name, numbers in self.selection.calls.items() for call in sorted(numbers)]
-        missing = [f"{name}#{call}" for name, call in calls if (name if call == 1 else f"{name}#{call}") not in seen]
+        missing = [f"{name}#{call}" for name, call in calls if row_of(name, call) not in seen]
         return [name for name in whole if name not in self.selection.calls] + missing
 
     def __enter__(self) -> Taps:
@@ -88,36 +98,54 @@ class Taps:
             raise error
         self.skipped[row_name] = str(error)
 
-    def _reduce(self, row_name: str, name: str, module: nn.Module, output: Any, axis: int | None) -> None:
-        if row_name in self.skipped:
+    def reduce(self, row_name: str, name: str, module: nn.Module, output: Any, axis: int | None) -> None:
+        """Add what ``module``, called ``name``, put out: a batch of 2N whose channels are at ``axis``."""
+        row = self._row(row_name, name, type(module).__name__, output, axis)
+        if row is None:
             return
+        assert axis is not None
+        values, half = output.detach(), output.shape[0] // 2
+        with torch.no_grad():
+            row.statistics.update(values.narrow(0, 0, half), values.narrow(0, half, half), axis)
+
+    def reduce_relu_(self, row_name: str, name: str, output: Tensor, axis: int | None) -> None:
+        """:meth:`reduce` of the ReLU of ``output``, which takes the place of ``output`` in the same pass."""
+        row = self._row(row_name, name, nn.ReLU.__name__, output, axis)
+        with torch.no_grad():
+            if row is None:
+                output.relu_()
+                return
+            assert axis is not None
+            row.statistics.update_relu_(output, axis)
+
+    def _row(self, row_name: str, name: str, kind: str, output: Any, axis: int | None) -> TapRow | None:
+        """The row to which a checked ``output`` is to be added; None where it is left out."""
+        if row_name in self.skipped:
+            return None
         try:
             check_output(name, output, axis, self.pairs)
         except (ValueError, TypeError) as error:
             self.skip(row_name, name, error)
-            return
-        assert axis is not None
+            return None
         if output.shape[0] % 2:
             raise ValueError(
                 f"layer {name!r} saw an odd batch of {output.shape[0]}; a paired batch holds N benign, then N "
                 "adversarial samples"
             )
+        assert axis is not None
         neurons = output.shape[axis]
         row = self.rows.get(row_name)
         if row is None:
             with torch.inference_mode(False):  # totals made in a caller's inference mode could not be added to later
                 totals = PairStatistics(neurons, output.device)
-            row = self.rows[row_name] = TapRow(type(module).__name__, axis, tuple(output.shape[1:]), totals)
+            row = self.rows[row_name] = TapRow(kind, axis, tuple(output.shape[1:]), totals)
         elif row.statistics.neurons != neurons:
             raise ValueError(
                 f"layer {row_name!r} has {neurons} channels on axis {axis}, earlier batches had "
                 f"{row.statistics.neurons}; name the channel axis in channel_dims={{{name!r}: ...}} or leave the "
                 "layer out"
             )
-        half = output.shape[0] // 2
-        values = output.detach()
-        with torch.no_grad():
-            row.statistics.update(values.narrow(0, 0, half), values.narrow(0, half, half), axis)
+        return row
 
 
 def check_output(name: str, output: Any, axis: int | None, pairs: int | None = None) -> None:

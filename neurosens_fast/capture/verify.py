@@ -14,7 +14,7 @@ from neurosens_fast.columns import ROW_STATISTICS
 
 from .functional import FunctionalActivation, functional_activations
 from .hooks import OutputHooks
-from .pairs import Inputs, batch_length, mapped, pair_inputs, plain_forward, read_flags
+from .pairs import Inputs, batch_length, few_pairs, pair_inputs, plain_forward, read_flags
 from .selection import Selection
 from .taps import check_output
 
@@ -49,9 +49,8 @@ def verify_pairing(
     catches layouts ``[L, N, C]`` and layers that couple the samples of a batch; both would make the two halves of a
     pair wrong without any error.
     """
-    count = min(_SAMPLES, batch_length(inputs))
-    few = mapped(inputs, lambda leaf: leaf[:count])
-    other = mapped(few, lambda leaf: leaf.flip(0) * 0.5 if leaf.is_floating_point() else leaf.flip(0))
+    few, other = few_pairs(inputs, _SAMPLES)
+    count = batch_length(few)
     paired = _sums(model, selection, pair_inputs(few, other), count, channel_dims, autocast)
     alone = [_sums(model, selection, half, None, channel_dims, autocast) for half in (few, other)]
     dtypes = [pair.dtype for pair in paired.values()] + [autocast or torch.float64]

@@ -2,10 +2,12 @@
 
 from .private_copy import NotTraced, PrivateCopy, has_hooks, is_special
 from .shadow import fingerprint, shadow
+from .taps import FusedTaps
 from .trial import TRIAL_SAMPLES, agreement, suits_channels_last, tolerance
 
 __all__ = [
     "TRIAL_SAMPLES",
+    "FusedTaps",
     "NotTraced",
     "PrivateCopy",
     "agreement",

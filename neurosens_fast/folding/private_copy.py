@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,11 @@ FOLDABLE: tuple[type[nn.Module], ...] = (*CONVOLUTIONS, nn.Linear)
 NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+Observe = Callable[[str], nn.Module | None]
+"""Asked at the end of each module call of a trace, by the module's name in the model (its first one): a module that is
+to be called there with what was put out, on every run of the copy."""
 
 
 class NotTraced(Exception):
@@ -55,9 +60,28 @@ def is_special(module: nn.Module) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Goes into modules as usual, but not into special ones; buffers are read at every run."""
+    """Goes into modules as usual, but not into special ones; buffers are read at every run.
+
+    ``observers`` are what ``observe`` gave, by the names that the graph has for them.
+    """
 
     proxy_buffer_attributes = True
+
+    def __init__(self, observe: Observe | None) -> None:
+        super().__init__()
+        self._observe = observe
+        self.observers: dict[str, nn.Module] = {}
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        output = super().call_module(m, forward, args, kwargs)
+        observer = self._observe and self._observe(self.path_of_module(m).partition(".")[2])
+        if observer is not None:
+            name = f"observer_{len(self.observers)}"
+            self.observers[name] = observer
+            self.create_node("call_module", name, (self.create_arg(output),), {})
+        return output
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_special(m) or super().is_leaf_module(m, module_qualified_name)
@@ -75,14 +99,17 @@ class _Root(nn.Module):
         return self.model(images)
 
 
-def _traced(model: nn.Module) -> tuple[fx.Graph, nn.Module]:
-    """The graph of ``model`` behind :class:`_Root`, and the module that holds its tensors; no trace on the model."""
+def _traced(model: nn.Module, observe: Observe | None) -> tuple[fx.Graph, nn.Module, dict[str, nn.Module]]:
+    """The graph of ``model`` behind :class:`_Root`, the module that holds its tensors, and the observers.
+
+    Leaves no trace on the model.
+    """
     stand_in = shadow(model, is_special)
     before = fingerprint(stand_in, is_special)
     states: tuple[Any, ...] = torch.get_rng_state(), random.getstate(), numpy.random.get_state()  # noqa: NPY002
-    root = _Root(stand_in)
+    root, tracer = _Root(stand_in), _Tracer(observe)
     try:
-        graph = _Tracer().trace(root)
+        graph = tracer.trace(root)
     except Exception as error:  # whatever a model's forward raises on torch.fx proxies
         raise NotTraced(f"torch.fx cannot trace the model ({one_line(error, 90)})") from error
     finally:
@@ -96,7 +123,7 @@ def _traced(model: nn.Module) -> tuple[fx.Graph, nn.Module]:
         raise NotTraced("the forward draws random numbers")
     if fingerprint(stand_in, is_special) != before:
         raise NotTraced("the forward changes attributes of its modules")
-    return graph, root
+    return graph, root, tracer.observers
 
 
 @dataclass
@@ -111,38 +138,51 @@ class _Folded:
 class PrivateCopy:
     """The traced copy of ``model``; ``folded`` counts the norms that are gone, ``convolutions`` those that are 2-D.
 
+    A norm is folded only where nothing else, no observer either, reads what the layer before it puts out. Tensors that
+    would be the model's own in every bit are shared with it.
     Raises :class:`NotTraced` with the reason where the model cannot be traced. The model must be in evaluation mode.
     """
 
-    def __init__(self, model: nn.Module, fold: bool, channels_last: bool, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        fold: bool,
+        channels_last: bool,
+        dtype: torch.dtype | None,
+        observe: Observe | None = None,
+    ) -> None:
         if has_hooks(model):
             raise NotTraced("the model itself carries hooks")
         if is_special(model):
             raise NotTraced("the model itself is compiled or has a forward of its own instance")
         if nn.modules.module._has_any_global_hook():
             raise NotTraced("hooks on all modules are set")
-        graph, traced = _traced(model)
+        graph, traced, observers = _traced(model, observe)
         self._format = torch.channels_last if channels_last else torch.preserve_format
         self._dtype = dtype
         self._pairs: list[_Folded] = []
+        self.convolutions = 0
         modules = dict(_Root(model).named_modules(remove_duplicate=False))
-        root: dict[str, Any] = {}
+        root: dict[str, Any] = {**observers}
         self._place_layers(graph, modules, root, fold)
         for node in graph.nodes:
             if node.op == "get_attr":
                 root[node.target] = _attribute(traced, node.target).detach()
         self.module = fx.GraphModule(root, graph)
         self.folded = sum(pair.norm is not None for pair in self._pairs)
-        self.convolutions = sum(isinstance(pair.copy, nn.Conv2d) for pair in self._pairs)
 
     def _place_layers(self, graph: fx.Graph, modules: dict[str, nn.Module], root: dict[str, Any], fold: bool) -> None:
-        calls = [node for node in graph.nodes if node.op == "call_module"]
+        calls = [node for node in graph.nodes if node.op == "call_module" and node.target not in root]
         for number, node in enumerate(calls):
             module = modules[str(node.target)]
             if type(module) not in FOLDABLE or is_special(module):
                 continue
+            self.convolutions += isinstance(module, nn.Conv2d)
             norm_node = _norm_behind(node, modules) if fold else None
             norm = None if norm_node is None else modules[str(norm_node.target)]
+            rearranged = self._format == torch.channels_last and isinstance(module, nn.Conv2d)
+            if norm is None and self._dtype is None and not rearranged:
+                continue
             pair = _Folded(module, norm, _blank(module))
             self._pairs.append(pair)
             name = f"private_{number}"  # no name of the model's may begin so: its parts would land inside
@@ -174,6 +214,12 @@ class PrivateCopy:
             for handle in handles:
                 handle.remove()
 
+    def clear(self) -> None:
+        """Let go of all tensors and modules at once; a traced module is otherwise freed by the garbage collector."""
+        self._pairs.clear()
+        for table in (self.module._modules, self.module._parameters, self.module._buffers):
+            table.clear()
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Compute the copy's tensors from the model's present ones."""
@@ -192,6 +238,8 @@ def _norm_behind(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None
         return None
     (user,) = node.users
     if user.op != "call_module" or user.args != (node,) or user.kwargs:
+        return None
+    if str(user.target) not in modules:  # an observer
         return None
     norm = modules[str(user.target)]
     statistics: Any = getattr(norm, "running_mean", None)
