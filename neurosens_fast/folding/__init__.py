@@ -1,8 +1,9 @@
 """A private copy of a model with batch norm folded into the layers before it, for whoever runs a model many times."""
 
-from .private_copy import NotTraced, PrivateCopy, has_hooks, is_special
+from .private_copy import PrivateCopy
 from .shadow import fingerprint, shadow
 from .taps import FusedTaps
+from .trace import NotTraced, has_hooks, is_special
 from .trial import TRIAL_SAMPLES, agreement, suits_channels_last, tolerance
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from neurosens_fast.capture import Taps, main_tensor
 from neurosens_fast.capture.channels import CONVOLUTIONS, LINEAR, NORMS_FIRST, NORMS_LAST
 
-from .private_copy import is_special
+from .trace import is_special
 
 _MAKE_NEW = frozenset((*CONVOLUTIONS, *LINEAR, *NORMS_FIRST, *NORMS_LAST))
 """Modules that put out a tensor of their own, which they do not keep."""

@@ -1,4 +1,4 @@
-"""A private copy of a model with batch norm folded into the layers before it, by torch.fx.
+"""A private copy of a model with batch norm folded into the layers before it.
 
 The copy shares no tensor that it changes with the model. Its structure is traced, its tensors are computed anew from
 the model's at every refresh, into the same memory, so that CUDA graphs that read them stay valid.
@@ -7,123 +7,20 @@ the model's at every refresh, into the same memory, so that CUDA graphs that rea
 from __future__ import annotations
 
 import copy
-import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
 
-from neurosens_fast.support.messages import one_line
-
-from .shadow import fingerprint, shadow
+from .trace import HOOKS, NotTraced, Observe, Root, has_hooks, is_special, trace
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 FOLDABLE: tuple[type[nn.Module], ...] = (*CONVOLUTIONS, nn.Linear)
 NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-Observe = Callable[[str], nn.Module | None]
-"""Asked at the end of each module call of a trace, by the module's name in the model (its first one): a module that is
-to be called there with what was put out, on every run of the copy."""
-
-
-class NotTraced(Exception):
-    """Why there is no private copy."""
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether ``module`` itself carries a hook or a parametrisation, whose effect a copy would lose.
-
-    A hook whose attribute ``idle`` is true, such as those of an SNSLoss outside of its contexts, has none.
-    """
-    hooks = (hook for name in _HOOKS for hook in getattr(module, name, {}).values())
-    return any(not getattr(hook, "idle", False) for hook in hooks) or parametrize.is_parametrized(module)
-
-
-def is_special(module: nn.Module) -> bool:
-    """Whether ``module`` must run as it is: it has hooks, a forward of its own, or is compiled."""
-    own = vars(module)
-    return (
-        has_hooks(module)
-        or isinstance(module, torch.jit.ScriptModule)
-        or "forward" in own
-        or own.get("_compiled_call_impl") is not None
-    )
-
-
-class _Tracer(fx.Tracer):
-    """Goes into modules as usual, but not into special ones; buffers are read at every run.
-
-    ``observers`` are what ``observe`` gave, by the names that the graph has for them.
-    """
-
-    proxy_buffer_attributes = True
-
-    def __init__(self, observe: Observe | None) -> None:
-        super().__init__()
-        self._observe = observe
-        self.observers: dict[str, nn.Module] = {}
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        output = super().call_module(m, forward, args, kwargs)
-        observer = self._observe and self._observe(self.path_of_module(m).partition(".")[2])
-        if observer is not None:
-            name = f"observer_{len(self.observers)}"
-            self.observers[name] = observer
-            self.create_node("call_module", name, (self.create_arg(output),), {})
-        return output
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_special(m) or super().is_leaf_module(m, module_qualified_name)
-
-
-class _Root(nn.Module):
-    """Calls the model with its images alone, so that optional arguments keep their defaults in a trace."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Any:
-        """The model's output."""
-        return self.model(images)
-
-
-def _traced(model: nn.Module, observe: Observe | None) -> tuple[fx.Graph, nn.Module, dict[str, nn.Module]]:
-    """The graph of ``model`` behind :class:`_Root`, the module that holds its tensors, and the observers.
-
-    Leaves no trace on the model.
-    """
-    stand_in = shadow(model, is_special)
-    before = fingerprint(stand_in, is_special)
-    states: tuple[Any, ...] = torch.get_rng_state(), random.getstate(), numpy.random.get_state()  # noqa: NPY002
-    root, tracer = _Root(stand_in), _Tracer(observe)
-    try:
-        graph = tracer.trace(root)
-    except Exception as error:  # whatever a model's forward raises on torch.fx proxies
-        raise NotTraced(f"torch.fx cannot trace the model ({one_line(error, 90)})") from error
-    finally:
-        now: Any = numpy.random.get_state()  # noqa: NPY002
-        drawn = not torch.equal(torch.get_rng_state(), states[0]) or random.getstate() != states[1]
-        drawn |= now[2] != states[2][2] or not numpy.array_equal(now[1], states[2][1])
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        numpy.random.set_state(states[2])  # noqa: NPY002
-    if drawn:
-        raise NotTraced("the forward draws random numbers")
-    if fingerprint(stand_in, is_special) != before:
-        raise NotTraced("the forward changes attributes of its modules")
-    return graph, root, tracer.observers
 
 
 @dataclass
@@ -157,12 +54,12 @@ class PrivateCopy:
             raise NotTraced("the model itself is compiled or has a forward of its own instance")
         if nn.modules.module._has_any_global_hook():
             raise NotTraced("hooks on all modules are set")
-        graph, traced, observers = _traced(model, observe)
+        graph, traced, observers = trace(model, observe)
         self._format = torch.channels_last if channels_last else torch.preserve_format
         self._dtype = dtype
         self._pairs: list[_Folded] = []
         self.convolutions = 0
-        modules = dict(_Root(model).named_modules(remove_duplicate=False))
+        modules = dict(Root(model).named_modules(remove_duplicate=False))
         root: dict[str, Any] = {**observers}
         self._place_layers(graph, modules, root, fold)
         for node in graph.nodes:
@@ -278,7 +175,7 @@ def _blank(layer: nn.Module) -> nn.Module:
 def _without_hooks(module: nn.Module) -> nn.Module:
     """A shallow copy whose own hooks, idle ones, are gone."""
     bare = copy.copy(module)
-    for name in _HOOKS:
+    for name in HOOKS:
         setattr(bare, name, OrderedDict())
     return bare
 

@@ -30,8 +30,9 @@ from neurosens_fast.columns import SUMS
 from neurosens_fast.support.messages import one_line
 
 from .observers import Observer, Place, fuse_relus
-from .private_copy import NotTraced, Observe, PrivateCopy, is_special
+from .private_copy import PrivateCopy
 from .shadow import fingerprint
+from .trace import NotTraced, Observe, is_special
 from .trial import TRIAL_SAMPLES, agreement, suits_channels_last, tolerance
 
 _CHANGED = "the model changed while it was measured"
