@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from neurosens_fast.capture import Taps, main_tensor
 from neurosens_fast.capture.channels import CONVOLUTIONS, LINEAR, NORMS_FIRST, NORMS_LAST
 
-from .trace import is_special
+from .trace import add_in_place, is_special
 
 _MAKE_NEW = frozenset((*CONVOLUTIONS, *LINEAR, *NORMS_FIRST, *NORMS_LAST))
 """Modules that put out a tensor of their own, which they do not keep."""
@@ -116,6 +116,6 @@ def _is_sum(node: fx.Node) -> bool:
 
 
 def _is_sum_in_place(node: fx.Node) -> bool:
-    return (node.op == "call_function" and node.target is operator.iadd) or (
+    return (node.op == "call_function" and node.target is add_in_place) or (
         node.op == "call_method" and node.target == "add_"
     )

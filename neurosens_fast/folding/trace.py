@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,46 @@ def is_special(module: nn.Module) -> bool:
     )
 
 
+def add_in_place(first: Any, second: Any) -> Any:
+    """``first += second`` in a graph. As ``operator.iadd`` torch.fx would write it out, and change a name of a number."""
+    return operator.iadd(first, second)
+
+
+def _subtract_in_place(first: Any, second: Any) -> Any:
+    return operator.isub(first, second)
+
+
+def _multiply_in_place(first: Any, second: Any) -> Any:
+    return operator.imul(first, second)
+
+
+def _divide_in_place(first: Any, second: Any) -> Any:
+    return operator.itruediv(first, second)
+
+
+class _Proxy(fx.Proxy):
+    """Augmented assignments stay what they are; torch.fx takes ``x += y`` for ``x = x + y``, also where x has readers.
+
+    Not on the images: they may be a leaf whose gradient is wanted.
+    """
+
+    def _assigned(self, in_place: Callable[[Any, Any], Any], plain: Callable[[Any, Any], Any], other: Any) -> Any:
+        function = plain if self.node.op == "placeholder" else in_place
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._assigned(add_in_place, operator.add, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._assigned(_subtract_in_place, operator.sub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._assigned(_multiply_in_place, operator.mul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._assigned(_divide_in_place, operator.truediv, other)
+
+
 class _Tracer(fx.Tracer):
     """Goes into modules as usual, but not into special ones; buffers are read at every run.
 
@@ -59,6 +100,9 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self._observe = observe
         self.observers: dict[str, nn.Module] = {}
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
