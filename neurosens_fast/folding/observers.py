@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,8 @@ class Observer(nn.Module):
         return None
 
 
-def fuse_relus(copy: fx.GraphModule) -> list[str]:
-    """Let observers of plain ReLUs be the ReLU, where that may overwrite its input; returns their rows in order.
+def fuse_relus(copy: fx.GraphModule, rows: Container[str]) -> list[str]:
+    """Let observers of plain ReLUs be the ReLU, where that may overwrite its input; returns which of ``rows`` are so.
 
     It may where the ReLU itself would (``inplace=True``), and where its input is new memory that nobody reads later.
     """
@@ -58,7 +58,9 @@ def fuse_relus(copy: fx.GraphModule) -> list[str]:
     for node, observer in _observed_relus(copy.graph, modules):
         relu = node.args[0]
         assert isinstance(relu, fx.Node)
-        if not (modules[str(relu.target)].inplace or _is_overwritable(relu, modules)):
+        if observer.held[0].row not in rows or not (
+            modules[str(relu.target)].inplace or _is_overwritable(relu, modules)
+        ):
             continue
         observer.is_relu = True
         fused.append(observer.held[0].row)

@@ -35,6 +35,8 @@ class _Folded:
 class PrivateCopy:
     """The traced copy of ``model``; ``folded`` counts the norms that are gone, ``convolutions`` those that are 2-D.
 
+    ``channels_last`` says whether its convolutions lie so, and images are to.
+
     A norm is folded only where nothing else, no observer either, reads what the layer before it puts out. Tensors that
     would be the model's own in every bit are shared with it.
     Raises :class:`NotTraced` with the reason where the model cannot be traced. The model must be in evaluation mode.
@@ -66,6 +68,7 @@ class PrivateCopy:
             if node.op == "get_attr":
                 root[node.target] = _attribute(traced, node.target).detach()
         self.module = fx.GraphModule(root, graph)
+        self.channels_last = channels_last and self.convolutions > 0
         self.folded = sum(pair.norm is not None for pair in self._pairs)
 
     def _place_layers(self, graph: fx.Graph, modules: dict[str, nn.Module], root: dict[str, Any], fold: bool) -> None:

@@ -44,7 +44,7 @@ class FusedTaps:
     In the copy batch norm is folded into the layer before it (:class:`PrivateCopy`), images and 2-D convolutions
     lie in channels_last memory as in attacks, and each tapped ``nn.ReLU`` that may overwrite its input is one operator
     that also adds its output to the totals. All other taps read what their layer puts out, as :class:`Taps` does; a
-    layer that is tapped itself is not folded. ``fused`` are the rows of those ReLUs, ``folded`` counts the norms.
+    layer that is tapped itself is not folded. ``folded`` counts the norms that are gone.
 
     The copy is tried on a few of ``inputs`` ``[N, ...]`` first: output and every row must agree with those of the model
     (a choice of this package). Where there is no such copy, or it has nothing to gain, ``reason`` says why, and plain
@@ -56,7 +56,7 @@ class FusedTaps:
 
     def __init__(self, taps: Taps, inputs: Inputs, autocast: torch.dtype | None = None) -> None:
         self.taps = taps
-        self.fused: tuple[str, ...] = ()
+        self._fused: list[str] = []
         self.folded = 0
         self.channels_last = False
         self.reason = ""
@@ -70,6 +70,11 @@ class FusedTaps:
                 self._prepare(inputs)
         except NotTraced as reason:
             self._give_up(str(reason))
+
+    @property
+    def fused(self) -> tuple[str, ...]:
+        """The rows of the ReLUs that one operator computes and measures."""
+        return tuple(row for row in self._fused if row not in self.taps.skipped)
 
     @property
     def rows(self) -> dict[str, TapRow]:
@@ -116,7 +121,7 @@ class FusedTaps:
 
     def _give_up(self, reason: str) -> None:
         self.close()
-        self.fused, self.folded, self.channels_last, self.reason = (), 0, False, reason
+        self._fused, self.folded, self.channels_last, self.reason = [], 0, False, reason
 
     def _current(self) -> PrivateCopy | None:
         """The copy with the model's present weights; None where the model is no longer what was traced."""
@@ -164,9 +169,9 @@ class FusedTaps:
         if list(observers) != list(places):
             missing = [row for row in (*places, *observers) if (row in places) != (row in observers)]
             raise NotTraced(f"layer {(missing or list(places))[0]!r} does not run in the trace as in the model")
-        self.fused, self.folded = tuple(fuse_relus(private.module)), private.folded
-        self.channels_last = channels_last and private.convolutions > 0
-        if not (self.fused or self.folded or self.channels_last):
+        self._fused, self.folded = fuse_relus(private.module, plain.rows), private.folded
+        self.channels_last = private.channels_last
+        if not (self._fused or self.folded or self.channels_last):
             raise NotTraced("there is no batch norm to fold, no tapped nn.ReLU and no 2-D convolution on images")
         private.refresh()
         layout = torch.channels_last if self.channels_last else torch.preserve_format

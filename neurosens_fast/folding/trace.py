@@ -49,7 +49,7 @@ def is_special(module: nn.Module) -> bool:
 
 
 def add_in_place(first: Any, second: Any) -> Any:
-    """``first += second`` in a graph. As ``operator.iadd`` torch.fx would write it out, and change a name of a number."""
+    """``first += second`` in a graph; ``operator.iadd`` itself is written out there, and would change other numbers."""
     return operator.iadd(first, second)
 
 

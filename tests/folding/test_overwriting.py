@@ -49,7 +49,7 @@ class Pair(nn.Module):
         return x, self.relu(x)
 
 
-def add_in_place(x: Tensor, other: Tensor) -> Tensor:
+def add_in_place(x: Tensor, other: Tensor | float) -> Tensor:
     x += other
     return x
 

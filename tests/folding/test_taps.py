@@ -126,8 +126,8 @@ def test_float32_counts_change_only_where_an_activation_is_nearly_zero() -> None
 
         return hook
 
-    for layer, row in before.items():
-        model.get_submodule(layer).register_forward_hook(note(row))
+    for layer, relu in before.items():
+        model.get_submodule(layer).register_forward_hook(note(relu))
     paired_forward(model, benign, adversarial)
     for name, row in theirs.rows.items():
         elements = 40 * torch.Size(row.shape[1:]).numel()

@@ -81,7 +81,7 @@ class Engine:
             private = self._prepared(images, evaluations, spatial)
         if private is not None:
             self._run = private.run
-            if wanted["channels_last"] and spatial and private.convolutions:
+            if private.channels_last:
                 self.memory_format = torch.channels_last
         self._record(private, images, evaluations, spatial)
         self._choose_graph(images, named_loss)
@@ -217,6 +217,13 @@ class Engine:
             return wide
         final = PrivateCopy(model, wanted["fold"], channels_last, self._dtype)
         final.refresh()
+        if final.channels_last:
+            try:
+                with torch.no_grad(), self._autocast(few):
+                    self._logits(final.run, few.contiguous(memory_format=torch.channels_last))
+            except Exception:  # whatever a graph raises that wants contiguous memory, as view() does
+                final = PrivateCopy(model, wanted["fold"], False, self._dtype)
+                final.refresh()
         return final
 
     def _record(self, private: PrivateCopy | None, images: Tensor, evaluations: int, spatial: bool) -> None:
@@ -239,6 +246,8 @@ class Engine:
             if not wanted["channels_last"]
             else missing
             if spatial and missing
+            else "the model fails on activations in channels_last memory; reshape() in the place of view() would do"
+            if spatial and private is not None and private.convolutions
             else "the inputs are no images [N, C, H, W] with three channels or more, or there is no 2-D convolution",
         )
         note(
