@@ -66,7 +66,8 @@ def build(kind: str) -> nn.Module:
 def shape_of(kind: str) -> tuple[int, ...]:
     """The shape of one input of the network ``kind``."""
     shapes: dict[str, tuple[int, ...]] = {"digits": (1, 8, 8), "conv1d": (2, 9), "perceptron": (6,)}
-    return shapes.get(kind, (3, 32, 32))
+    side = 64 if kind in ("bottleneck", "googlenet") else 32  # with one position per row, ratios divide by anything
+    return shapes.get(kind, (3, side, side))
 
 
 def pair(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, count: int = 3) -> tuple[Tensor, Tensor]:
