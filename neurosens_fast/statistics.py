@@ -152,6 +152,11 @@ class PairStatistics:
         ops.accumulate_pair_statistics_(self.sums, self.maxima, benign, adversarial, channel_dim)
         self.samples += benign.shape[0]
 
+    def update_relu_(self, pair: Tensor, channel_dim: int = 1) -> None:
+        """ReLU of ``pair`` ``[2N, C, *S]`` in place, whose halves are added as by :meth:`update` in the same pass."""
+        ops.relu_accumulate_pair_statistics_(self.sums, self.maxima, pair, channel_dim)
+        self.samples += pair.shape[0] // 2
+
     def merge(self, other: PairStatistics) -> None:
         """Add the totals of ``other``, which must have as many neurons; else ``ValueError``."""
         if other.neurons != self.neurons:

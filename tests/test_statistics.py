@@ -58,6 +58,19 @@ def test_every_metric_equals_its_formula(pair: tuple[torch.Tensor, torch.Tensor]
         np.testing.assert_allclose(state.metric(name).numpy(), values, rtol=1e-12, atol=1e-14, err_msg=name)
 
 
+def test_a_relu_and_its_update_in_one(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    values = torch.cat(pair) - 0.3
+    apart, together = PairStatistics(4), PairStatistics(4)
+    for _ in range(2):
+        given = values.clone()
+        together.update_relu_(given)
+        assert torch.equal(given, values.relu())
+        apart.update(values[:7].relu(), values[7:].relu())
+    assert apart.samples == together.samples == 14
+    torch.testing.assert_close(together.sums, apart.sums, rtol=1e-12, atol=1e-12)
+    assert torch.equal(together.maxima, apart.maxima)
+
+
 def test_merging_equals_one_state(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     whole, first, second = PairStatistics(4), PairStatistics(4), PairStatistics(4)
     whole.update(*pair)

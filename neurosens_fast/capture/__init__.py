@@ -32,7 +32,7 @@ from .stack import failing_layer
 from .taps import Taps
 from .tokens import TOKENS, attention_mask, shared_mask
 from .two_models import PairedModels
-from .verify import Findings, verify_pairing
+from .verify import Findings, few_pairs, verify_pairing
 
 __all__ = [
     "ACTIVATIONS",
@@ -61,6 +61,7 @@ __all__ = [
     "devices_of",
     "evaluation_mode",
     "failing_layer",
+    "few_pairs",
     "functional_activations",
     "hookable",
     "leaves",

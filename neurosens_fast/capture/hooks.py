@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .attached import AttachedHooks
 from .channels import ChannelTracker, decides_axis
-from .selection import Selection, closest
+from .selection import Selection, closest, row_of
 
 Visit = Callable[[str, str, nn.Module, Any, int | None], None]
 """Called with row name (``relu#2``), layer name (``relu``), module, output, channel axis (None: no tensor)."""
@@ -75,8 +75,7 @@ class OutputHooks(AttachedHooks):
                 return
             call = self._calls[name] = self._calls.get(name, 0) + 1
             if self._selection.wants(name, call):
-                row = name if call == 1 else f"{name}#{call}"
-                self._visit(row, name, module, output, self.axes.get(name, axis))
+                self._visit(row_of(name, call), name, module, output, self.axes.get(name, axis))
 
         return hook
 

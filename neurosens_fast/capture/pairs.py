@@ -51,8 +51,10 @@ def leaves(inputs: Inputs) -> list[Tensor]:
     return list(parts)
 
 
-def pair_inputs(benign: Inputs, adversarial: Inputs) -> Inputs:
-    """One batch of 2N ``[benign, adversarial]``, concatenated leaf by leaf.
+def pair_inputs(
+    benign: Inputs, adversarial: Inputs, memory_format: torch.memory_format = torch.preserve_format
+) -> Inputs:
+    """One batch of 2N ``[benign, adversarial]``, concatenated leaf by leaf, in ``memory_format`` if one is given.
 
     Raises ``ValueError`` or ``TypeError`` where the two differ in structure, shape, dtype or device.
     """
@@ -69,10 +71,18 @@ def pair_inputs(benign: Inputs, adversarial: Inputs) -> Inputs:
             ours, theirs = getattr(part, what), getattr(other, what)
             if ours != theirs:
                 raise ValueError(f"benign and adversarial inputs differ in {what}: {_plain(ours)} and {_plain(theirs)}")
-    joined = [torch.cat((part, other)) for part, other in zip(parts, others, strict=True)]
+    joined = [_joined(part, other, memory_format) for part, other in zip(parts, others, strict=True)]
     if isinstance(benign, Tensor):
         return joined[0]
     return dict(zip(benign, joined, strict=True)) if isinstance(benign, Mapping) else tuple(joined)
+
+
+def _joined(part: Tensor, other: Tensor, memory_format: torch.memory_format) -> Tensor:
+    if memory_format == torch.preserve_format:
+        return torch.cat((part, other))
+    shape = (2 * part.shape[0], *part.shape[1:])
+    whole = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=memory_format)
+    return torch.cat((part.detach(), other.detach()), out=whole)
 
 
 def _plain(value: object) -> str:
@@ -89,7 +99,7 @@ def hookable(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model) if type(model).__name__ == "OptimizedModule" else model
 
 
-def call_model(model: nn.Module, inputs: Inputs) -> Any:
+def call_model(model: Callable[..., Any], inputs: Inputs) -> Any:
     """``model(x)``, ``model(*inputs)`` or ``model(**inputs)``, by the structure of ``inputs``."""
     if isinstance(inputs, Tensor):
         return model(inputs)
@@ -101,16 +111,22 @@ def paired_forward(model: nn.Module, benign: Inputs, adversarial: Inputs, autoca
     return plain_forward(model, pair_inputs(benign, adversarial), autocast)
 
 
-def plain_forward(model: nn.Module, inputs: Inputs, autocast: torch.dtype | None = None) -> Any:
+def plain_forward(
+    model: nn.Module,
+    inputs: Inputs,
+    autocast: torch.dtype | None = None,
+    run: Callable[..., Any] | None = None,
+) -> Any:
     """The model's output for ``inputs`` in evaluation mode, without gradients, under autocast if a dtype is given.
 
+    ``run``, if given, is called in the place of ``model``: something that computes the same with its modules.
     Uses ``no_grad`` rather than inference mode: a tensor that the model caches in its forward stays
     usable in later training.
     """
     kind = leaves(inputs)[0].device.type
     lower = nullcontext() if autocast is None else torch.autocast(kind, dtype=autocast)
     with evaluation_mode(model), torch.no_grad(), lower, _eager(model):
-        return call_model(model, inputs)
+        return call_model(run or model, inputs)
 
 
 def _eager(model: nn.Module) -> AbstractContextManager[Any]:

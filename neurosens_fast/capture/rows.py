@@ -13,7 +13,7 @@ from neurosens_fast import ops
 from neurosens_fast.columns import ROW_STATISTICS
 from neurosens_fast.statistics import PairStatistics
 
-from .selection import Selection
+from .selection import Selection, row_of
 from .tokens import TokenChoice
 
 
@@ -43,6 +43,7 @@ class PairRows:
         self.done: Collection[str] = ()
         self.keeps_samples = False
         self.samples: dict[str, Tensor] = {}
+        self.tokens = tokens
         self._tokens = TokenChoice(tokens)
 
     @property
@@ -68,7 +69,7 @@ class PairRows:
         reached = {row.partition("#")[0] for row in seen} | seen
         whole = [name for name in self.selection.modules if name not in reached]
         calls = [(name, call) for name, numbers in self.selection.calls.items() for call in sorted(numbers)]
-        missing = [f"{name}#{call}" for name, call in calls if (name if call == 1 else f"{name}#{call}") not in seen]
+        missing = [f"{name}#{call}" for name, call in calls if row_of(name, call) not in seen]
         return [name for name in whole if name not in self.selection.calls] + missing
 
     def skip(self, row_name: str, name: str, error: ValueError | TypeError) -> None:
@@ -76,6 +77,29 @@ class PairRows:
         if name in self.selection.named or row_name in self.rows:
             raise error
         self.skipped[row_name] = str(error)
+
+    @property
+    def takes_whole(self) -> bool:
+        """Whether every position of every activation of the next batch counts."""
+        return self.tokens == "all" and self.mask is None
+
+    def row(
+        self, row_name: str, name: str, module_type: str, shape: tuple[int, ...], channel_dim: int, device: torch.device
+    ) -> TapRow:
+        """The row ``row_name`` of layer ``name``, for activations of ``shape`` ``[N, ...]``; made where it is new."""
+        neurons = shape[channel_dim]
+        row = self.rows.get(row_name)
+        if row is None:
+            with torch.inference_mode(False):  # totals made in a caller's inference mode could not be added to later
+                totals = PairStatistics(neurons, device)
+            row = self.rows[row_name] = TapRow(module_type, channel_dim, shape[1:], totals)
+        elif row.statistics.neurons != neurons:
+            raise ValueError(
+                f"layer {row_name!r} has {neurons} channels on axis {channel_dim}, earlier batches had "
+                f"{row.statistics.neurons}; name the channel axis in channel_dims={{{name!r}: ...}} or leave the "
+                "layer out"
+            )
+        return row
 
     def add(
         self, row_name: str, name: str, module_type: str, benign: Tensor, adversarial: Tensor, channel_dim: int
@@ -89,17 +113,7 @@ class PairRows:
             self.skip(row_name, name, error)
             return
         neurons = benign.shape[channel_dim]
-        row = self.rows.get(row_name)
-        if row is None:
-            with torch.inference_mode(False):  # totals made in a caller's inference mode could not be added to later
-                totals = PairStatistics(neurons, benign.device)
-            row = self.rows[row_name] = TapRow(module_type, channel_dim, tuple(benign.shape[1:]), totals)
-        elif row.statistics.neurons != neurons:
-            raise ValueError(
-                f"layer {row_name!r} has {neurons} channels on axis {channel_dim}, earlier batches had "
-                f"{row.statistics.neurons}; name the channel axis in channel_dims={{{name!r}: ...}} or leave the "
-                "layer out"
-            )
+        row = self.row(row_name, name, module_type, tuple(benign.shape), channel_dim, benign.device)
         with torch.no_grad():
             for z, z_adv, axis, samples in self._tokens.pieces(benign, adversarial, channel_dim, token_axis):
                 row.statistics.update(z, z_adv, axis)

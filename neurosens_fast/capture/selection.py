@@ -53,6 +53,11 @@ class Selection:
         return name not in self.calls or call in self.calls[name]
 
 
+def row_of(name: str, call: int) -> str:
+    """The name of the row of call number ``call`` (from 1): ``relu``, ``relu#2``, ..."""
+    return name if call == 1 else f"{name}#{call}"
+
+
 def groups_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Dotted name -> groups of :data:`LAYER_GROUPS`, for every module of ``model`` that has a name."""
     blocks = set(_blocks(model))

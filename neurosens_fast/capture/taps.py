@@ -7,11 +7,13 @@ module that follows cannot spoil the values.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .hooks import OutputHooks
 from .rows import PairRows, check_output
@@ -49,8 +51,18 @@ class Taps(PairRows):
         super().__init__(select_layers(model, layers), tokens)
         self.model = model
         self.pairs: int | None = None
-        self._hooks = OutputHooks(model, self.selection, self._reduce, channel_dims)
-        self.selection.named.update(self._hooks.axes)  # an axis that was given must fit
+        self._hooks = OutputHooks(model, self.selection, self.reduce, channel_dims)
+        self.channel_dims = self._hooks.axes
+        """The axes that were given, by layer name."""
+        self.selection.named.update(self.channel_dims)  # an axis that was given must fit
+
+    def fresh(self) -> Taps:
+        """Taps of the same layers, without those that are skipped, which have seen nothing yet."""
+        other = copy.copy(self)
+        PairRows.__init__(other, self.selection, self.tokens)
+        other.skipped, other.pairs = dict(self.skipped), None
+        other._hooks = OutputHooks(self.model, self.selection, other.reduce, self.channel_dims)
+        return other
 
     def __enter__(self) -> Taps:
         self._hooks.__enter__()
@@ -61,21 +73,42 @@ class Taps(PairRows):
     ) -> None:
         self._hooks.__exit__(kind, error, trace)
 
-    def _reduce(self, row_name: str, name: str, module: nn.Module, output: Any, axis: int | None) -> None:
+    def reduce(self, row_name: str, name: str, module: nn.Module, output: Any, axis: int | None) -> None:
+        """Add what ``module``, called ``name``, put out: a batch of 2N whose channels are at ``axis``."""
+        if self._fits(row_name, name, output, axis):
+            assert axis is not None
+            self._add_halves(row_name, name, type(module).__name__, output, axis)
+
+    def reduce_relu_(self, row_name: str, name: str, output: Tensor, axis: int | None) -> None:
+        """:meth:`reduce` of the ReLU of ``output``, which takes the place of ``output`` in the same pass."""
+        kind = nn.ReLU.__name__
+        with torch.no_grad():
+            if not self._fits(row_name, name, output, axis):
+                output.relu_()
+                return
+            assert axis is not None
+            if row_name in self.done or self.keeps_samples or not self.takes_whole:
+                self._add_halves(row_name, name, kind, output.relu_(), axis)
+            else:
+                row = self.row(row_name, name, kind, tuple(output.shape), axis, output.device)
+                row.statistics.update_relu_(output, axis)
+
+    def _add_halves(self, row_name: str, name: str, kind: str, output: Tensor, axis: int) -> None:
+        values, half = output.detach(), output.shape[0] // 2
+        self.add(row_name, name, kind, values.narrow(0, 0, half), values.narrow(0, half, half), axis)
+
+    def _fits(self, row_name: str, name: str, output: Any, axis: int | None) -> bool:
+        """Whether ``output`` can be added to its row; False where that is left out."""
         if row_name in self.skipped:
-            return
+            return False
         try:
             check_output(name, output, axis, self.pairs)
         except (ValueError, TypeError) as error:
             self.skip(row_name, name, error)
-            return
-        assert axis is not None
+            return False
         if output.shape[0] % 2:
             raise ValueError(
                 f"layer {name!r} saw an odd batch of {output.shape[0]}; a paired batch holds N benign, then N "
                 "adversarial samples"
             )
-        half = output.shape[0] // 2
-        values = output.detach()
-        benign, adversarial = values.narrow(0, 0, half), values.narrow(0, half, half)
-        self.add(row_name, name, type(module).__name__, benign, adversarial, axis)
+        return True

@@ -50,11 +50,8 @@ def verify_pairing(
     catches layouts ``[L, N, C]`` and layers that couple the samples of a batch; both would make the two halves of a
     pair wrong without any error. What stands at padding, by the attention mask of dict inputs, is not compared.
     """
-    count = min(_SAMPLES, batch_length(inputs))
-    few = mapped(inputs, lambda leaf: leaf[:count])
-    other = mapped(few, _another)
-    if isinstance(few, Mapping) and isinstance(other, dict) and MASK_KEY in few:
-        other[MASK_KEY] = few[MASK_KEY].flip(0)  # half a mask, were it a float, is none
+    few, other = few_pairs(inputs, _SAMPLES)
+    count = batch_length(few)
     paired = _sums(model, selection, pair_inputs(few, other), count, channel_dims, autocast)
     alone = [_sums(model, selection, half, None, channel_dims, autocast) for half in (few, other)]
     dtypes = [pair.dtype for pair in paired.values()] + [autocast or torch.float64]
@@ -74,6 +71,15 @@ def verify_pairing(
             problems[row] = (paired[row].layer, _error(paired[row].layer))
     # A pass of its own: under the watch, torch chooses other kernels.
     return Findings(problems, functional_activations(model, few))
+
+
+def few_pairs(inputs: Inputs, count: int) -> tuple[Inputs, Inputs]:
+    """The first ``count`` samples of ``inputs``, or all that there are, and as many that differ much from them."""
+    few = mapped(inputs, lambda leaf: leaf[:count])
+    other = mapped(few, _another)
+    if isinstance(few, Mapping) and isinstance(other, dict) and MASK_KEY in few:
+        other[MASK_KEY] = few[MASK_KEY].flip(0)  # half a mask, were it a float, is none
+    return few, other
 
 
 def _another(leaf: Tensor) -> Tensor:

@@ -91,6 +91,24 @@ def test_nothing_is_written_to_the_model_by_tracing() -> None:
     assert {name: id(value) for name, value in vars(model).items()} == before
 
 
+def test_a_forward_that_wants_contiguous_memory_is_copied_without_channels_last() -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.head = convolutional(torch.float64)[:6], nn.Linear(72, 5).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.net(x)
+            return self.head(x.view(x.shape[0], -1))
+
+    x, y = images(dtype=torch.float64)
+    attack = PGD(Viewing(), **STEPS)
+    close(attack, x, y)
+    assert "fold" in used(attack)
+    assert "channels_last" not in used(attack)
+    assert "channels_last: no, the model fails on activations in channels_last memory" in attack.explain()
+
+
 def test_random_models_are_not_copied() -> None:
     class Dropping(nn.Module):
         def __init__(self) -> None:

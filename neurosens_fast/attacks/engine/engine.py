@@ -12,16 +12,22 @@ from torch import Tensor, nn
 
 from neurosens_fast.attacks.losses import Objective
 from neurosens_fast.capture import logits_of
+from neurosens_fast.folding import (
+    TRIAL_SAMPLES,
+    NotTraced,
+    PrivateCopy,
+    agreement,
+    fingerprint,
+    has_hooks,
+    is_special,
+    suits_channels_last,
+    tolerance,
+)
 from neurosens_fast.support.messages import one_line
 
-from .fold import NotTraced, PrivateCopy, has_hooks, is_special
 from .graphs import EvaluationGraph
-from .shadow import fingerprint
 from .switches import Choice, Switches
 
-_TRIAL_SAMPLES = 2
-_TRIAL_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2}  # of the largest logit: folding changes the rounding
-_TRIAL_TOLERANCE_16_BITS = 0.1
 _MOST_GRAPHS = 16  # each holds the activations of a batch; attacks that drop samples go through many sizes
 _RUN_AS_THEY_ARE = ("torch._dynamo", "torch.nn.parallel", "torch.distributed")
 
@@ -69,13 +75,13 @@ class Engine:
         self._run, self.memory_format = self.model, memory_format_of(images)
         self._dtype = self._dtype_for(images)
         wanted = self.switches
-        spatial = images.dim() == 4 and images.shape[1] >= 3
+        spatial = suits_channels_last(images)
         private = None
         if not wanted["exact"] and (wanted["fold"] or wanted["channels_last"] or wanted["dtype"]):
             private = self._prepared(images, evaluations, spatial)
         if private is not None:
             self._run = private.run
-            if wanted["channels_last"] and spatial and private.convolutions:
+            if private.channels_last:
                 self.memory_format = torch.channels_last
         self._record(private, images, evaluations, spatial)
         self._choose_graph(images, named_loss)
@@ -194,7 +200,7 @@ class Engine:
         if not (wide.folded or wide.convolutions or self._dtype or images.is_cuda):
             raise NotTraced("the model has no batch norm behind a layer and no 2-D convolution")
         wide.refresh()
-        few = images[:_TRIAL_SAMPLES].detach()
+        few = images[:TRIAL_SAMPLES].detach()
         with torch.no_grad():
             theirs = self._logits(model, few)
             try:
@@ -204,15 +210,20 @@ class Engine:
                 raise
             except Exception as error:  # whatever a traced graph raises
                 raise NotTraced(f"the traced copy fails ({one_line(error, 90)})") from error
-        # NaN in both is the model's own affair, and is reported as such later.
-        tolerance = _TRIAL_TOLERANCE.get(theirs.dtype, _TRIAL_TOLERANCE_16_BITS) * theirs.abs().amax().clamp(min=1e-30)
-        if theirs.isfinite().all() and not bool(((ours - theirs).abs() <= tolerance).all()):
+        if not agreement(ours, theirs, tolerance(theirs.dtype)):
             raise NotTraced("the traced copy gives other logits: the forward depends on its input, or is random")
         channels_last = wanted["channels_last"] and spatial
         if not channels_last and self._dtype is None:
             return wide
         final = PrivateCopy(model, wanted["fold"], channels_last, self._dtype)
         final.refresh()
+        if final.channels_last:
+            try:
+                with torch.no_grad(), self._autocast(few):
+                    self._logits(final.run, few.contiguous(memory_format=torch.channels_last))
+            except Exception:  # whatever a graph raises that wants contiguous memory, as view() does
+                final = PrivateCopy(model, wanted["fold"], False, self._dtype)
+                final.refresh()
         return final
 
     def _record(self, private: PrivateCopy | None, images: Tensor, evaluations: int, spatial: bool) -> None:
@@ -235,6 +246,8 @@ class Engine:
             if not wanted["channels_last"]
             else missing
             if spatial and missing
+            else "the model fails on activations in channels_last memory; reshape() in the place of view() would do"
+            if spatial and private is not None and private.convolutions
             else "the inputs are no images [N, C, H, W] with three channels or more, or there is no 2-D convolution",
         )
         note(

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
-from neurosens_fast.attacks.engine.fold import NotTraced, PrivateCopy
-from neurosens_fast.attacks.engine.shadow import shadow
+from neurosens_fast.folding import NotTraced, PrivateCopy, shadow
 from neurosens_fast.models import Normalized
+from tests.attacks.networks import convolutional, uneven
 from tests.capture.networks import torchvision_model
-
-from .networks import convolutional, uneven
 
 
 class Residual(nn.Module):
@@ -55,6 +53,25 @@ class Twice(nn.Module):
         x = self.two(self.conv(self.one(self.conv(x)))).tanh()
         seen = self.conv(x)
         return self.head((self.one(seen) + seen).mean((2, 3)))  # not alone behind the convolution: not folded
+
+
+class Assigning(nn.Module):
+    """Augmented assignments to the images, to what has readers under another name, and to a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.mean = convolutional(), nn.Parameter(torch.rand(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= self.mean
+        same = y = x * 2
+        y += 0.5
+        y *= x.cos()
+        y /= 3
+        y -= same.mean((2, 3), keepdim=True)
+        count = first = x.shape[2]
+        count += 1
+        return self.net(same * (count - first) + y)
 
 
 class Wrapped(nn.Module):
@@ -120,6 +137,7 @@ NETWORKS: list[Any] = [
     pytest.param(perceptron, (5,), 1, id="linear"),
     pytest.param(Residual, IMAGE, 2, id="shared norm, residual"),
     pytest.param(Twice, IMAGE, 2, id="shared convolution"),
+    pytest.param(Assigning, IMAGE, 2, id="augmented assignments"),
     pytest.param(transposed, IMAGE, 0, id="transposed"),
     pytest.param(lambda: behind(nn.BatchNorm2d(4, affine=False)), IMAGE, 1, id="no affine"),
     pytest.param(lambda: behind(nn.BatchNorm2d(4, track_running_stats=False)), IMAGE, 0, id="no statistics"),
@@ -138,7 +156,7 @@ def agree(ours: Callable[[Tensor], Any], theirs: Callable[[Tensor], Any], x: Ten
     results = []
     for run in (ours, theirs):
         placed = x.clone().requires_grad_(True)
-        logits = run(placed)
+        logits = run(placed if run is ours else placed.clone())  # a model may overwrite its input
         results.append((logits, torch.autograd.grad(logits.sin().sum(), placed)[0]))
     for own, expected in zip(*results, strict=True):
         torch.testing.assert_close(own, expected, rtol=1e-10, atol=1e-10)

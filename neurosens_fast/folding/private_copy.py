@@ -1,102 +1,26 @@
-"""A private copy of a model with batch norm folded into the layers before it, by torch.fx.
+"""A private copy of a model with batch norm folded into the layers before it.
 
 The copy shares no tensor that it changes with the model. Its structure is traced, its tensors are computed anew from
-the model's at every call of an attack, into the same memory, so that CUDA graphs that read them stay valid.
+the model's at every refresh, into the same memory, so that CUDA graphs that read them stay valid.
 """
 
 from __future__ import annotations
 
 import copy
-import random
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
 
-from neurosens_fast.support.messages import one_line
-
-from .shadow import fingerprint, shadow
+from .trace import HOOKS, NotTraced, Observe, Root, has_hooks, is_special, trace
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 FOLDABLE: tuple[type[nn.Module], ...] = (*CONVOLUTIONS, nn.Linear)
 NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-class NotTraced(Exception):
-    """Why there is no private copy."""
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether ``module`` itself carries a hook or a parametrisation, whose effect a copy would lose.
-
-    A hook whose attribute ``idle`` is true, such as those of an SNSLoss outside of its contexts, has none.
-    """
-    hooks = (hook for name in _HOOKS for hook in getattr(module, name, {}).values())
-    return any(not getattr(hook, "idle", False) for hook in hooks) or parametrize.is_parametrized(module)
-
-
-def is_special(module: nn.Module) -> bool:
-    """Whether ``module`` must run as it is: it has hooks, a forward of its own, or is compiled."""
-    own = vars(module)
-    return (
-        has_hooks(module)
-        or isinstance(module, torch.jit.ScriptModule)
-        or "forward" in own
-        or own.get("_compiled_call_impl") is not None
-    )
-
-
-class _Tracer(fx.Tracer):
-    """Goes into modules as usual, but not into special ones; buffers are read at every run."""
-
-    proxy_buffer_attributes = True
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_special(m) or super().is_leaf_module(m, module_qualified_name)
-
-
-class _Root(nn.Module):
-    """Calls the model with its images alone, so that optional arguments keep their defaults in a trace."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Any:
-        """The model's output."""
-        return self.model(images)
-
-
-def _traced(model: nn.Module) -> tuple[fx.Graph, nn.Module]:
-    """The graph of ``model`` behind :class:`_Root`, and the module that holds its tensors; no trace on the model."""
-    stand_in = shadow(model, is_special)
-    before = fingerprint(stand_in, is_special)
-    states: tuple[Any, ...] = torch.get_rng_state(), random.getstate(), numpy.random.get_state()  # noqa: NPY002
-    root = _Root(stand_in)
-    try:
-        graph = _Tracer().trace(root)
-    except Exception as error:  # whatever a model's forward raises on torch.fx proxies
-        raise NotTraced(f"torch.fx cannot trace the model ({one_line(error, 90)})") from error
-    finally:
-        now: Any = numpy.random.get_state()  # noqa: NPY002
-        drawn = not torch.equal(torch.get_rng_state(), states[0]) or random.getstate() != states[1]
-        drawn |= now[2] != states[2][2] or not numpy.array_equal(now[1], states[2][1])
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        numpy.random.set_state(states[2])  # noqa: NPY002
-    if drawn:
-        raise NotTraced("the forward draws random numbers")
-    if fingerprint(stand_in, is_special) != before:
-        raise NotTraced("the forward changes attributes of its modules")
-    return graph, root
 
 
 @dataclass
@@ -111,38 +35,54 @@ class _Folded:
 class PrivateCopy:
     """The traced copy of ``model``; ``folded`` counts the norms that are gone, ``convolutions`` those that are 2-D.
 
+    ``channels_last`` says whether its convolutions lie so, and images are to.
+
+    A norm is folded only where nothing else, no observer either, reads what the layer before it puts out. Tensors that
+    would be the model's own in every bit are shared with it.
     Raises :class:`NotTraced` with the reason where the model cannot be traced. The model must be in evaluation mode.
     """
 
-    def __init__(self, model: nn.Module, fold: bool, channels_last: bool, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        fold: bool,
+        channels_last: bool,
+        dtype: torch.dtype | None,
+        observe: Observe | None = None,
+    ) -> None:
         if has_hooks(model):
             raise NotTraced("the model itself carries hooks")
         if is_special(model):
             raise NotTraced("the model itself is compiled or has a forward of its own instance")
         if nn.modules.module._has_any_global_hook():
             raise NotTraced("hooks on all modules are set")
-        graph, traced = _traced(model)
+        graph, traced, observers = trace(model, observe)
         self._format = torch.channels_last if channels_last else torch.preserve_format
         self._dtype = dtype
         self._pairs: list[_Folded] = []
-        modules = dict(_Root(model).named_modules(remove_duplicate=False))
-        root: dict[str, Any] = {}
+        self.convolutions = 0
+        modules = dict(Root(model).named_modules(remove_duplicate=False))
+        root: dict[str, Any] = {**observers}
         self._place_layers(graph, modules, root, fold)
         for node in graph.nodes:
             if node.op == "get_attr":
                 root[node.target] = _attribute(traced, node.target).detach()
         self.module = fx.GraphModule(root, graph)
+        self.channels_last = channels_last and self.convolutions > 0
         self.folded = sum(pair.norm is not None for pair in self._pairs)
-        self.convolutions = sum(isinstance(pair.copy, nn.Conv2d) for pair in self._pairs)
 
     def _place_layers(self, graph: fx.Graph, modules: dict[str, nn.Module], root: dict[str, Any], fold: bool) -> None:
-        calls = [node for node in graph.nodes if node.op == "call_module"]
+        calls = [node for node in graph.nodes if node.op == "call_module" and node.target not in root]
         for number, node in enumerate(calls):
             module = modules[str(node.target)]
             if type(module) not in FOLDABLE or is_special(module):
                 continue
+            self.convolutions += isinstance(module, nn.Conv2d)
             norm_node = _norm_behind(node, modules) if fold else None
             norm = None if norm_node is None else modules[str(norm_node.target)]
+            rearranged = self._format == torch.channels_last and isinstance(module, nn.Conv2d)
+            if norm is None and self._dtype is None and not rearranged:
+                continue
             pair = _Folded(module, norm, _blank(module))
             self._pairs.append(pair)
             name = f"private_{number}"  # no name of the model's may begin so: its parts would land inside
@@ -174,6 +114,12 @@ class PrivateCopy:
             for handle in handles:
                 handle.remove()
 
+    def clear(self) -> None:
+        """Let go of all tensors and modules at once; a traced module is otherwise freed by the garbage collector."""
+        self._pairs.clear()
+        for table in (self.module._modules, self.module._parameters, self.module._buffers):
+            table.clear()
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Compute the copy's tensors from the model's present ones."""
@@ -192,6 +138,8 @@ def _norm_behind(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None
         return None
     (user,) = node.users
     if user.op != "call_module" or user.args != (node,) or user.kwargs:
+        return None
+    if str(user.target) not in modules:  # an observer
         return None
     norm = modules[str(user.target)]
     statistics: Any = getattr(norm, "running_mean", None)
@@ -230,7 +178,7 @@ def _blank(layer: nn.Module) -> nn.Module:
 def _without_hooks(module: nn.Module) -> nn.Module:
     """A shallow copy whose own hooks, idle ones, are gone."""
     bare = copy.copy(module)
-    for name in _HOOKS:
+    for name in HOOKS:
         setattr(bare, name, OrderedDict())
     return bare
 
