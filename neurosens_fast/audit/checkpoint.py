@@ -54,7 +54,7 @@ class Checkpoint:
     ) -> None:
         self.folder = Path(folder)
         self.path = self.folder / _name(share.rank, share.world)
-        self.next = share.start
+        self.next = self._begun = share.start
         self.sample: int | None = None
         self._identity, self._share, self._report, self._seconds = identity, share, report, seconds
         self._saved = time.monotonic()
@@ -116,7 +116,7 @@ class Checkpoint:
         try:
             yield
         except BaseException as error:
-            if self.sample is not None and self.next > self._share.start:
+            if self.next > self._begun:
                 with contextlib.suppress(ReportError):
                     self.save()
             if self.path.exists():
@@ -149,6 +149,7 @@ class Checkpoint:
         if other:
             raise ReportError(f"{self.path} is of another audit, {other}; give the same, or remove it to begin anew")
         self.next, self.sample, self._content = facts["next"], facts["sample"], facts["content"]
+        self._begun = self.next
         if self._scores is not None:
             self._scores.go_on_from(progress.pending_scores, facts["score_layers"])
         return report

@@ -35,9 +35,9 @@ def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 def _fingerprint(tensors: list[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors:
-        values = tensor.detach().cpu().contiguous()
+        values = tensor.detach().cpu().clone()  # numpy() leaves a storage that cannot be resized any more
         digest.update(f"{name} {values.dtype} {list(values.shape)};".encode())
         if values.is_quantized:
             values = values.int_repr()
-        digest.update(values.flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+        digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes() if values.numel() else b"")
     return digest.hexdigest()[:12]

@@ -21,6 +21,7 @@ from neurosens_fast.capture import (
     shared_mask,
     verify_pairing,
 )
+from neurosens_fast.folding import FusedTaps
 from neurosens_fast.statistics import PairStatistics
 
 from .descriptions import package_versions
@@ -47,7 +48,10 @@ class AuditRun(ABC):
         self.largest: int | None = None
         self.notes: list[str] = []
         self.counts: dict[str, Tensor | int] = {"labelled": 0, "correct_benign": 0, "correct_adversarial": 0}
+        self.fused: tuple[str, ...] = ()
+        self.not_fused = ""
         self._before: AuditReport | None = None
+        self._prepared = False
 
     @abstractmethod
     def measure(self, inputs: Inputs, labels: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
@@ -55,7 +59,13 @@ class AuditRun(ABC):
 
     @abstractmethod
     def begin(self, inputs: Inputs) -> None:
-        """Look at the first batch before it is measured."""
+        """Look at the first batch of an audit before it is measured."""
+
+    def prepare(self, inputs: Inputs) -> None:  # noqa: B027 - not every run has something to prepare
+        """Get ready for batches like ``inputs``, the first ones in this process."""
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of what :meth:`prepare` made."""
 
     def go_on_from(self, report: AuditReport) -> None:
         """Begin with what ``report`` has added up."""
@@ -64,6 +74,7 @@ class AuditRun(ABC):
         self.counts = {name: getattr(report, name) for name in self.counts}
         self.functional = report.functional
         self.notes += report.notes
+        self.fused, self.not_fused = report.fused, report.not_fused
         self.rows.skipped.update(report.skipped)
         for name, row in report.layers.items():
             self.rows.rows[name] = TapRow(row.module_type, row.channel_dim, row.shape, row.statistics)
@@ -77,6 +88,9 @@ class AuditRun(ABC):
             self._move_totals(leaves(inputs)[0].device)
         elif begins:
             self.begin(inputs)
+        if not self._prepared:
+            self.prepare(inputs)
+            self._prepared = True
         means = SampleMeans(len(labels))
         predicted = torch.full((len(labels), 2), -1, dtype=torch.int64, device=labels.device)
         classes = 0
@@ -132,6 +146,8 @@ class AuditRun(ABC):
             not_run=tuple(self.rows.silent()),
             functional=self.functional,
             skipped=dict(self.rows.skipped),
+            fused=self.fused,
+            not_fused=self.not_fused,
             notes=tuple(self.notes),
         )
 
@@ -206,10 +222,13 @@ class PairedRun(AuditRun):
         taps: Taps,
         channel_dims: Mapping[str, int] | None,
         verify: bool,
+        fuse: bool = True,
         by_class: bool = False,
         scores: ScoreWriter | None = None,
     ) -> None:
         super().__init__(setting, taps, by_class, scores)
+        self.fuse = fuse
+        self._copy: FusedTaps | None = None
         self.attack, self.channel_dims, self.verify = attack, channel_dims, verify
         if attack is None:
             setting.model_inputs = lambda inputs: split_pair(inputs)[0]
@@ -229,6 +248,19 @@ class PairedRun(AuditRun):
         for row, (layer, error) in found.problems.items():
             self.rows.skip(row, layer, error)
 
+    def prepare(self, inputs: Inputs) -> None:
+        """Make the private copy of the model on which pairs run, where that is wanted."""
+        if self.fuse:
+            self._copy = FusedTaps(self.rows, self.setting.model_inputs(inputs), self.setting.autocast)
+            self.fused, self.not_fused = self._copy.fused, self._copy.reason
+        else:
+            self.not_fused = "not asked for"
+
+    def close(self) -> None:
+        """Free the copy."""
+        if self._copy is not None:
+            self._copy.close()
+
     def measure(self, inputs: Inputs, labels: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
         """Attack the inputs and run both halves as one batch."""
         pairs = len(labels)
@@ -237,7 +269,11 @@ class PairedRun(AuditRun):
         else:
             adversarial = self.setting.attacked(self.attack, inputs, labels, first)
         self.rows.pairs, self.rows.mask = pairs, shared_mask(inputs, adversarial)
-        with self.rows:
-            output = paired_forward(self.setting.model, inputs, adversarial, self.setting.autocast)
+        if self._copy is None:
+            with self.rows:
+                output = paired_forward(self.setting.model, inputs, adversarial, self.setting.autocast)
+        else:
+            output = self._copy.forward(inputs, adversarial)
+            self.fused, self.not_fused = self._copy.fused, self._copy.reason
         logits = logits_of(output, 2 * pairs)
         return (None, None) if logits is None else (logits[:pairs], logits[pairs:])

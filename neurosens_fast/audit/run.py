@@ -44,6 +44,7 @@ def audit(
     max_samples: int | None = None,
     progress: bool | Report = True,
     verify: bool = True,
+    fuse: bool = True,
     seed: int = 0,
     model_description: str | None = None,
     data_description: str | None = None,
@@ -79,6 +80,10 @@ def audit(
     process group of ``torch.distributed``, each of which calls this function alike and gets the report of all.
     ``workers`` processes read a map-style data set; a ``DataLoader`` has its own number.
 
+    With ``fuse`` the pairs run on a private copy of the model, where it allows one: batch norm is folded, and a tapped
+    ReLU is measured in the pass that computes it. Results differ from those of the model itself by rounding only;
+    ``AuditReport.fused`` names these layers, ``not_fused`` says why there are none.
+
     ``by_class`` adds up sensitivity for each class too (``AuditReport.class_sensitivity``). ``scores`` is a folder to
     which one row per sample is written, which :func:`read_scores` reads. Either takes one more read of each layer.
 
@@ -105,11 +110,12 @@ def audit(
         "tokens": tokens,
         "dtype": _dtype_name(dtype),
     }
-    identity = {"weights": weights_fingerprint(setting.model), "channel_dims": dict(channel_dims or {})}
+    identity = {"channel_dims": dict(channel_dims or {}), "fuse": fuse}
     share = _share(distributed)
     writer = None if scores is None else ScoreWriter(scores, share)
-    run = PairedRun(setting, attack, taps, channel_dims, verify, by_class, writer)
-    return job.done(run, facts, identity, share, checkpoint, checkpoint_seconds, resume)
+    run = PairedRun(setting, attack, taps, channel_dims, verify, fuse, by_class, writer)
+    models = (setting.model,)
+    return job.done(run, models, facts, identity, share, checkpoint, checkpoint_seconds, resume)
 
 
 def audit_pairs(
@@ -163,18 +169,16 @@ def audit_pairs(
         "tokens": tokens,
         "dtype": _dtype_name(dtype),
     }
-    identity = {
-        "weights": [weights_fingerprint(part.model) for part in (setting, other)],
-        "channel_dims": dict(channel_dims or {}),
-        "layers_b": dict(layers_b or {}),
-    }
+    identity = {"channel_dims": dict(channel_dims or {}), "layers_b": dict(layers_b or {})}
     share = _share(distributed)
     writer = None if scores is None else ScoreWriter(scores, share)
     run = TwoModelRun(setting, models, verify, by_class, writer)
     job = _Job(data, batch_size, max_samples, progress, seed, workers)
     with untouched(other.model):
         other.check_weights()
-        return job.done(run, facts, identity, share, checkpoint, checkpoint_seconds, resume)
+        return job.done(
+            run, (setting.model, other.model), facts, identity, share, checkpoint, checkpoint_seconds, resume
+        )
 
 
 @dataclass
@@ -191,6 +195,7 @@ class _Job:
     def done(
         self,
         run: AuditRun,
+        models: tuple[nn.Module, ...],
         facts: dict[str, str],
         identity: dict[str, Any],
         share: Share,
@@ -206,6 +211,7 @@ class _Job:
         store = None
         if checkpoint is not None:
             identity = {**facts, **identity} | {
+                "weights": ", ".join(map(weights_fingerprint, models)),
                 "batch_size": self.batch_size,
                 "max_samples": self.max_samples,
                 "samples": sample_count(self.data, self.max_samples),
@@ -220,6 +226,7 @@ class _Job:
                 run.go_on_from(before)
                 share = replace(share, start=store.next, also=store.sample)
         with ExitStack() as stack:
+            stack.callback(run.close)
             if store is not None:
                 stack.enter_context(store.kept_after_errors())
             if run.scores is not None:

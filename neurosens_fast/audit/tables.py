@@ -231,6 +231,15 @@ def accuracies(report: AuditReport) -> str:
     return f"{report.clean_accuracy:.1%} clean, {report.adversarial_accuracy:.1%} adversarial"
 
 
+def tap_line(report: AuditReport) -> str:
+    """How the layers were measured: which of them in the pass that computes their ReLU."""
+    if report.not_fused:
+        return f"on the model as it is ({report.not_fused})"
+    return (
+        f"on a folded copy; {len(report.fused)} of {counted(len(report.layers), 'layer')} in one pass with their ReLU"
+    )
+
+
 def by_reason(reasons: Mapping[str, str]) -> list[str]:
     """``names: reason`` once for each reason of layers that cannot be tapped, without the mend behind its semicolon."""
     names: dict[str, list[str]] = {}

@@ -51,6 +51,14 @@ def run(
             rich_help_panel="Layers",
         ),
     ] = "all",
+    fuse: Annotated[
+        bool,
+        typer.Option(
+            "--fuse/--no-fuse",
+            help="Measure on a private copy with folded batch norm, ReLUs in one pass; or on the model as it is.",
+            rich_help_panel="Computing",
+        ),
+    ] = True,
     computing: RunOptions,
     output: OutputOptions,
     by_class: Annotated[
@@ -115,7 +123,15 @@ def run(
     from neurosens_fast.audit import audit, read_scores
     from neurosens_fast.audit.checkpoint import unfinished
     from neurosens_fast.audit.storage import write_whole
-    from neurosens_fast.audit.tables import accuracies, counted, layer_table, neuron_table, report_notes, sample_table
+    from neurosens_fast.audit.tables import (
+        accuracies,
+        counted,
+        layer_table,
+        neuron_table,
+        report_notes,
+        sample_table,
+        tap_line,
+    )
     from neurosens_fast.capture import Taps
     from neurosens_fast.support.processes import process_group, rank_and_world, wait_for_all
 
@@ -171,6 +187,7 @@ def run(
             checkpoint_seconds=save_every,
             resume=resume,
             distributed=world > 1,
+            fuse=fuse,
             by_class=by_class,
             scores=path / SCORES if scores else None,
         )
@@ -188,7 +205,7 @@ def run(
         f"{report.neurons:,} neurons in {counted(len(report.layers), 'layer')}, {report.samples:,} pairs; "
         f"with the attack {taken:.1f} s"
     )
-    print_facts(console, [("audit", measured), ("accuracy", accuracies(report))])
+    print_facts(console, [("audit", measured), ("taps", tap_line(report)), ("accuracy", accuracies(report))])
     console.print()
     console.print(layer_table(report))
     console.print()
