@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from neurosens_fast.capture import leaves
+from neurosens_fast.capture import leaves, mapped
 
 from .setting import Setting
 from .source import NumberedBatch
@@ -21,6 +22,8 @@ def moved_ahead(source: Iterable[NumberedBatch], setting: Setting) -> Iterator[N
     copies = torch.cuda.Stream(setting.device)
     waiting: tuple[NumberedBatch, torch.cuda.Event] | None = None
     for batch in source:
+        copies.wait_stream(torch.cuda.current_stream(setting.device))  # which may have made what is copied
+        batch = _pinned(batch)
         with torch.cuda.stream(copies):
             coming = _moved(batch, setting), copies.record_event()
         if waiting is not None:
@@ -33,6 +36,15 @@ def moved_ahead(source: Iterable[NumberedBatch], setting: Setting) -> Iterator[N
 def _moved(batch: NumberedBatch, setting: Setting) -> NumberedBatch:
     inputs, labels = setting.batch(batch.inputs, batch.labels)
     return replace(batch, inputs=inputs, labels=labels)
+
+
+def _pinned(batch: NumberedBatch) -> NumberedBatch:
+    """The batch in memory from which a device copies while the host goes on, where it is in the host's."""
+
+    def pin(leaf: Tensor) -> Tensor:
+        return leaf.pin_memory() if leaf.device.type == "cpu" and not leaf.is_pinned() else leaf
+
+    return replace(batch, inputs=mapped(batch.inputs, pin), labels=pin(batch.labels))
 
 
 def _arrived(batch: NumberedBatch, copied: torch.cuda.Event, device: torch.device | None) -> NumberedBatch:

@@ -22,8 +22,8 @@ from neurosens_fast.support.processes import wait_for_all
 
 from .identity import batch_fingerprint, difference
 from .kept import note_kept
+from .paired_run import AuditRun
 from .report import AuditReport
-from .scores import ScoreWriter
 from .source import NumberedBatch, Share
 from .storage import Progress, ReportError, load_with_progress
 from .storage import save as save_report
@@ -39,8 +39,8 @@ class CheckpointWarning(UserWarning):
 class Checkpoint:
     """The file of one process. ``identity`` is what must be the same where an audit goes on.
 
-    ``report`` gives the state, ``next`` is the number of the batch that comes next, ``sample`` that of the batch by
-    which data are told from others.
+    ``report`` gives the state of ``run``. ``found`` says whether any process had one to go on from, ``next`` is the
+    number of the batch that comes next, ``sample`` that of the batch by which data are told from others.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Checkpoint:
         folder: str | PathLike[str],
         identity: dict[str, Any],
         share: Share,
+        run: AuditRun,
         report: Callable[[], AuditReport],
         seconds: float,
-        scores: ScoreWriter | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.path = self.folder / _name(share.rank, share.world)
@@ -59,7 +59,8 @@ class Checkpoint:
         self._identity, self._share, self._report, self._seconds = identity, share, report, seconds
         self._saved = time.monotonic()
         self._content = ""
-        self._scores = scores
+        self._run, self._scores = run, run.scores
+        self.found = False
         self._warned = False
 
     def open(self, resume: bool) -> AuditReport | None:
@@ -71,6 +72,7 @@ class Checkpoint:
         if not self.folder.is_dir():
             raise ReportError(f"there is no folder {self.folder}; make it first")
         present = unfinished(self.folder)
+        self.found = bool(present)
         own = {_name(rank, self._share.world) for rank in range(self._share.world)}
         before = None
         self._sweep()
@@ -102,6 +104,7 @@ class Checkpoint:
     def passed(self, batch: NumberedBatch) -> None:
         """``batch`` is done; saves the state if the last time is long enough ago."""
         self.next = batch.number + 1
+        self._run.whole = True
         if time.monotonic() - self._saved >= self._seconds:
             try:
                 self.save()
@@ -116,7 +119,7 @@ class Checkpoint:
         try:
             yield
         except BaseException as error:
-            if self.next > self._begun:
+            if self.next > self._begun and self._run.whole:  # a batch broken off midway would be counted twice
                 with contextlib.suppress(ReportError):
                     self.save()
             if self.path.exists():
@@ -150,6 +153,7 @@ class Checkpoint:
             raise ReportError(f"{self.path} is of another audit, {other}; give the same, or remove it to begin anew")
         self.next, self.sample, self._content = facts["next"], facts["sample"], facts["content"]
         self._begun = self.next
+        self._run.largest = facts["largest"]
         if self._scores is not None:
             self._scores.go_on_from(progress.pending_scores, facts["score_layers"])
         return report
@@ -158,7 +162,7 @@ class Checkpoint:
         """Write the state. ``ReportError`` if that fails; what was written before is then still there."""
         self._saved = time.monotonic()
         facts = {"identity": self._identity, "next": self.next, "sample": self.sample, "content": self._content}
-        facts["score_layers"] = [] if self._scores is None else self._scores.layers
+        facts |= {"score_layers": [] if self._scores is None else self._scores.layers, "largest": self._run.largest}
         pending = torch.empty(0, dtype=torch.float64) if self._scores is None else self._scores.pending
         save_report(self._report(), self.path, Progress(facts, pending))
 

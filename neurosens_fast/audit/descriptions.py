@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Callable
 from importlib import metadata
@@ -29,6 +30,11 @@ def describe_model(model: nn.Module) -> str:
 
 def describe_callable(attack: Callable[..., Any]) -> str:
     """The ``repr`` of an attack object, or the name of a function: one line without memory addresses."""
+    if isinstance(attack, functools.partial):
+        given = [repr(value) for value in attack.args] + [
+            f"{name}={value!r}" for name, value in attack.keywords.items()
+        ]
+        return f"partial({', '.join([describe_callable(attack.func), *given])})"[:500]
     text = " ".join(repr(attack).split())
     if " at 0x" in text or len(text) > 500:
         named = attack if hasattr(attack, "__qualname__") else type(attack)

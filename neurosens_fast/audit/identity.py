@@ -8,15 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neurosens_fast.capture import leaves
+from neurosens_fast.capture import Selection, leaves
 
 from .source import NumberedBatch
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """12 hexadecimal digits of the SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers."""
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    return _fingerprint([(name, tensor) for name, tensor in tensors if not tensor.is_meta])
+    """12 hexadecimal digits of the SHA-256 over names, dtypes, shapes and bytes of a model's whole state."""
+    named: dict[str, Any] = {**model.state_dict(), **dict(model.named_parameters()), **dict(model.named_buffers())}
+    return _fingerprint([pair for name, value in named.items() for pair in _tensors(name, value)])
+
+
+def structure_fingerprint(model: nn.Module) -> str:
+    """The same over the modules of the model, as they print."""
+    return hashlib.sha256(repr(model).encode()).hexdigest()[:12]
+
+
+def selected(selection: Selection) -> str:
+    """How many layers are chosen, and a fingerprint of their names."""
+    names = [(name, sorted(selection.calls.get(name, ()))) for name in selection.modules]
+    return f"{len(names)} of {hashlib.sha256(repr(names).encode()).hexdigest()[:12]}"
+
+
+def _tensors(name: str, value: Any) -> list[tuple[str, Tensor]]:
+    """The tensors in an entry of a state dict; quantised layers pack theirs into tuples."""
+    if isinstance(value, Tensor):
+        return [] if value.is_meta else [(name, value)]
+    if isinstance(value, tuple | list):
+        return [pair for place, part in enumerate(value) for pair in _tensors(f"{name}.{place}", part)]
+    return []
 
 
 def batch_fingerprint(batch: NumberedBatch) -> str:

@@ -68,7 +68,6 @@ def go_over(
             share=share,
             seed=seed,
             workers=workers,
-            pinned=setting.on_cuda,
         )
         for batch in moved_ahead(source, setting):
             before(batch)

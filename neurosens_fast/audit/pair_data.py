@@ -49,6 +49,9 @@ def pair_data(data: Any) -> Any:
     ``data`` is a tuple of tensors ``(benign, other)`` or ``(benign, other, labels)``, a map-style data set of samples
     ``(benign, other[, label])``, or anything that gives batches ``(benign, other[, labels])`` when it is iterated.
     """
+    if isinstance(data, Tensor | str | Mapping) or not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
+        got = type(data).__name__
+        raise TypeError(f"data of pairs must give batches (benign, other) or samples of them, got a {got}")
     if isinstance(data, tuple) and len(data) in (2, 3) and all(isinstance(item, Tensor) for item in data):
         return _MapStyle(_Rows(data))
     if isinstance(data, IterableDataset | DataLoader | list | tuple) or not (
@@ -93,9 +96,6 @@ class _Batches:
     """Batches of pairs as batches of ``(inputs, labels)``."""
 
     def __init__(self, data: Any) -> None:
-        if isinstance(data, Tensor | str | Mapping) or not isinstance(data, Iterable):
-            got = type(data).__name__
-            raise TypeError(f"data of pairs must give batches (benign, other) or samples of them, got a {got}")
         self._data = data
 
     def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]:

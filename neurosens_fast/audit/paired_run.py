@@ -23,6 +23,7 @@ from neurosens_fast.capture import (
 )
 from neurosens_fast.folding import FusedTaps
 from neurosens_fast.statistics import PairStatistics
+from neurosens_fast.support.random_state import random_state
 
 from .descriptions import package_versions
 from .pair_data import split_pair
@@ -35,8 +36,9 @@ from .setting import AttackCallable, Setting
 class AuditRun(ABC):
     """One audit under way. Counts of right predictions stay on the device until the end.
 
-    ``rows`` holds the totals of the layers. ``by_class`` adds them up for each class too, ``scores`` takes those of
-    single samples. ``largest`` is the number of pairs that went through the model at once after memory ran out.
+        ``rows`` holds the totals of the layers. ``by_class`` adds them up for each class too, ``scores`` takes those of
+    single samples. ``whole`` is false while the totals hold a part of a batch. ``largest`` is the number of pairs that
+    went through the model at once after memory ran out.
     """
 
     def __init__(self, setting: Setting, rows: PairRows, by_class: bool, scores: ScoreWriter | None) -> None:
@@ -46,6 +48,7 @@ class AuditRun(ABC):
         self.functional: tuple[str, ...] = ()
         self.samples = 0
         self.largest: int | None = None
+        self.whole = True
         self.notes: list[str] = []
         self.counts: dict[str, Tensor | int] = {"labelled": 0, "correct_benign": 0, "correct_adversarial": 0}
         self.fused: tuple[str, ...] = ()
@@ -55,7 +58,10 @@ class AuditRun(ABC):
 
     @abstractmethod
     def measure(self, inputs: Inputs, labels: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
-        """Add some pairs to the rows; the logits ``[N, classes]`` of both sides, None where there are none."""
+        """Add some pairs to the rows, and clear ``whole`` before that.
+
+        Returns the logits ``[N, classes]`` of both sides, None where there are none.
+        """
 
     @abstractmethod
     def begin(self, inputs: Inputs) -> None:
@@ -86,11 +92,12 @@ class AuditRun(ABC):
         begins = not self.samples
         if self._before is not None:
             self._move_totals(leaves(inputs)[0].device)
-        elif begins:
-            self.begin(inputs)
-        if not self._prepared:
-            self.prepare(inputs)
-            self._prepared = True
+        with random_state(0):  # what is tried first must not take random numbers from the work on the batch
+            if begins:
+                self.begin(inputs)
+            if not self._prepared:
+                self.prepare(inputs)
+                self._prepared = True
         means = SampleMeans(len(labels))
         predicted = torch.full((len(labels), 2), -1, dtype=torch.int64, device=labels.device)
         classes = 0
@@ -250,6 +257,8 @@ class PairedRun(AuditRun):
 
     def prepare(self, inputs: Inputs) -> None:
         """Make the private copy of the model on which pairs run, where that is wanted."""
+        if self.not_fused:
+            return  # as the audit that goes on did
         if self.fuse:
             self._copy = FusedTaps(self.rows, self.setting.model_inputs(inputs), self.setting.autocast)
             self.fused, self.not_fused = self._copy.fused, self._copy.reason
@@ -269,6 +278,7 @@ class PairedRun(AuditRun):
         else:
             adversarial = self.setting.attacked(self.attack, inputs, labels, first)
         self.rows.pairs, self.rows.mask = pairs, shared_mask(inputs, adversarial)
+        self.whole = False
         if self._copy is None:
             with self.rows:
                 output = paired_forward(self.setting.model, inputs, adversarial, self.setting.autocast)

@@ -52,10 +52,8 @@ class ClassTotals:
         return self.sums / torch.where(self.samples > 0, self.samples, torch.nan)[:, None]
 
 
-def merged_classes(parts: list[ClassTotals]) -> ClassTotals | None:
-    """The totals of all ``parts``; None where there are none."""
-    if not parts:
-        return None
+def merged_classes(parts: list[ClassTotals]) -> ClassTotals:
+    """The totals of all ``parts``."""
     merged = ClassTotals(max(part.classes for part in parts), parts[0].sums.shape[1])
     for part in parts:
         merged.merge(part)

@@ -344,7 +344,8 @@ class AuditReport:
             total = PairStatistics(ours.statistics.neurons)
             total.merge(ours.statistics)
             total.merge(theirs.statistics)
-            classes = merged_classes([row.by_class for row in (ours, theirs) if row.by_class is not None])
+            both = None if ours.by_class is None or theirs.by_class is None else [ours.by_class, theirs.by_class]
+            classes = None if both is None else merged_classes(both)
             merged[name] = replace(ours, statistics=total, by_class=classes)
         return replace(
             self,
@@ -353,19 +354,20 @@ class AuditReport:
             labelled=self.labelled + other.labelled,
             correct_benign=self.correct_benign + other.correct_benign,
             correct_adversarial=self.correct_adversarial + other.correct_adversarial,
-            data=_union(self.data, other.data),
-            seeds=_union(self.seeds, other.seeds),
-            not_run=_union(self.not_run, other.not_run),
-            functional=_union(self.functional, other.functional),
+            data=union(self.data, other.data),
+            seeds=union(self.seeds, other.seeds),
+            not_run=union(self.not_run, other.not_run),
+            functional=union(self.functional, other.functional),
             skipped={**other.skipped, **self.skipped},
-            fused=_union(self.fused, other.fused),
+            fused=union(self.fused, other.fused),
             not_fused=self.not_fused or other.not_fused,
-            notes=_union(self.notes, other.notes),
+            notes=union(self.notes, other.notes),
         )
 
 
-def _union(first: Iterable[_T], second: Iterable[_T]) -> tuple[_T, ...]:
-    return tuple(dict.fromkeys((*first, *second)))
+def union(*parts: Iterable[_T]) -> tuple[_T, ...]:
+    """What is in any of ``parts``, once, in order."""
+    return tuple(dict.fromkeys(item for part in parts for item in part))
 
 
 def share_of(share: float, neurons: int) -> int:

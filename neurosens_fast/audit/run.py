@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from neurosens_fast.capture import Layers, PairedModels, Taps, untouched
-from neurosens_fast.support.processes import rank_and_world
+from neurosens_fast.support.processes import process_count, rank_and_world
 
 from .batches import Data, sample_count
 from .checkpoint import Checkpoint
 from .descriptions import describe_callable, describe_data, describe_layers, describe_model
-from .identity import weights_fingerprint
+from .identity import selected, structure_fingerprint, weights_fingerprint
 from .loop import NO_SAMPLE, go_over, nothing
 from .pair_data import pair_data
 from .paired_run import AuditRun, PairedRun
@@ -62,8 +62,9 @@ def audit(
     ``data`` gives batches ``(x, y)``: inputs ``[N, ...]`` (a tensor, or a tuple or dict of tensors) and
     labels ``[N]``; or samples, from a map-style data set or an iterable, which are joined to batches of
     ``batch_size``; or it is one tuple of two tensors. At most ``max_samples`` samples are used. ``attack``
-    is any callable ``(x, y) -> x_adv``; None says that the data hold pairs: tensors, samples or batches
-    ``(benign, other)`` or ``(benign, other, labels)`` such as corrupted or paraphrased inputs.
+    is any callable ``(x, y) -> x_adv``; None says that the data hold pairs such as corrupted or
+    paraphrased inputs: tensors, samples of a map-style data set, or batches, each ``(benign, other)`` or
+    ``(benign, other, labels)``.
     ``layers`` is anything that ``capture.select_layers`` takes: a group
     of ``capture.LAYER_GROUPS``, names, globs, or a function; ``channel_dims`` maps names or globs to the
     channel axis where the rule of ``capture.channels`` does not fit. ``tokens`` says which positions of token layouts
@@ -209,9 +210,15 @@ class _Job:
             return run.report(facts, self.seed)
 
         store = None
+        if checkpoint is None and resume:
+            raise ValueError("resume=True goes on in the folder of checkpoint=, which is not given")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+            raise ValueError(f"checkpoint_seconds must be a number of at least 0, got {seconds!r}")
         if checkpoint is not None:
             identity = {**facts, **identity} | {
                 "weights": ", ".join(map(weights_fingerprint, models)),
+                "structure": ", ".join(map(structure_fingerprint, models)),
+                "layers": selected(run.rows.selection),
                 "batch_size": self.batch_size,
                 "max_samples": self.max_samples,
                 "samples": sample_count(self.data, self.max_samples),
@@ -220,7 +227,7 @@ class _Job:
                 "scores": run.scores is not None,
                 "torch": torch.__version__,
             }
-            store = Checkpoint(checkpoint, identity, share, report, seconds, run.scores)
+            store = Checkpoint(checkpoint, identity, share, run, report, seconds)
             before = store.open(resume)
             if before is not None:
                 run.go_on_from(before)
@@ -230,11 +237,11 @@ class _Job:
             if store is not None:
                 stack.enter_context(store.kept_after_errors())
             if run.scores is not None:
-                run.scores.begin(resumed=resume)
+                run.scores.begin(resumed=store is not None and store.found)
             self._go_over(run, share, store)
             if run.scores is not None:
                 run.scores.flush()
-            if store is not None and share.world > 1:
+            if store is not None and share.world > 1 and run.samples:
                 store.save()  # to wait for the others may take long
             device = run.setting.device or torch.device("cpu")
             result = report() if share.world == 1 else combined(report(), device)
@@ -263,6 +270,8 @@ class _Job:
 
 def _share(distributed: bool) -> Share:
     rank, world = rank_and_world() if distributed else (0, 1)
+    if distributed and world == 1 and process_count() > 1:
+        raise ValueError("distributed=True needs a process group; call torch.distributed.init_process_group first")
     return Share(rank=rank, world=world)
 
 

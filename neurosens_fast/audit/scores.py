@@ -30,6 +30,9 @@ ROWS = 16384
 FACTS = ("sample", "label", "prediction_benign", "prediction_adversarial", "score")
 """The columns in front of those of the layers."""
 
+LAYER = "layer {}"
+"""The column of a layer."""
+
 _PATTERN = "part-*.parquet"
 
 
@@ -55,6 +58,8 @@ class ScoreWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ReportError(f"cannot write to the folder {self.folder}: {error.strerror or error}") from error
+        for part in self.folder.glob(f".{_PATTERN}.*.part"):
+            part.unlink(missing_ok=True)
         if self._share.world > 1:
             wait_for_all()  # before anyone writes what others would find
 
@@ -70,7 +75,7 @@ class ScoreWriter:
 
     def add(self, facts: Tensor, scores: Tensor, layers: Sequence[str]) -> None:
         """Add rows: ``facts`` ``[N, 4]`` as the first of :data:`FACTS`, ``scores`` ``[N, 1 + L]``."""
-        if not self._parts and not self._length:
+        if not self.layers:
             self.layers = list(layers)
         elif self.layers != list(layers):
             raise ValueError("the layers that ran are not the same in all batches; scores per sample cannot be kept")
@@ -95,7 +100,7 @@ def read_scores(folder: str | PathLike[str]) -> DataFrame:
 
     Columns: ``sample`` (its number in the data), ``label`` (-1 unknown), ``prediction_benign`` and
     ``prediction_adversarial`` (-1 without logits), ``score`` (mean over the layers of mean |d| / mean |z|), and for
-    each layer the mean |d| over its neurons. Raises ``ReportError`` where there are none.
+    each layer, as ``layer NAME``, the mean |d| over its neurons. Raises ``ReportError`` where there are none.
     """
     import pandas
 
@@ -109,5 +114,7 @@ def read_scores(folder: str | PathLike[str]) -> DataFrame:
 def _frame(rows: Tensor, layers: Sequence[str]) -> DataFrame:
     from pandas import DataFrame
 
-    columns: dict[str, Any] = {name: rows[:, place].numpy() for place, name in enumerate((*FACTS, *layers))}
+    columns: dict[str, Any] = {
+        name: rows[:, place].numpy() for place, name in enumerate((*FACTS, *map(LAYER.format, layers)))
+    }
     return DataFrame(columns).astype(dict.fromkeys(FACTS[:4], "int64"))

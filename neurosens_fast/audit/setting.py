@@ -56,6 +56,7 @@ class Setting:
         self.device = _place(self.model, device)
         self.dtype = dtype
         self.autocast = dtype if dtype in _AUTOCAST else None
+        self.others: tuple[nn.Module, ...] = ()  # that run on the same inputs
         self.model_inputs: Callable[[Inputs], Inputs] = lambda inputs: inputs  # of a batch, what the model takes
 
     @property
@@ -69,6 +70,9 @@ class Setting:
         if labels.shape != (pairs,):
             raise ValueError(f"a batch has {pairs} inputs and labels of shape {list(labels.shape)}; labels must be [N]")
         cast = None if self.autocast is not None else self.dtype
+        if labels.is_floating_point() and bool((labels != labels.round()).any()):
+            raise ValueError("labels must be whole class numbers, got fractions among them")
+        labels = labels.long()
         return moved(inputs, self.device, cast), labels if self.device is None else labels.to(
             self.device, non_blocking=self.on_cuda
         )
@@ -85,7 +89,8 @@ class Setting:
             # With N and with 2N samples: a model may be made for one number of them.
             inputs = self.model_inputs(inputs)
             trials = (inputs, pair_inputs(inputs, inputs))
-            layer = next(filter(None, (failing_layer(self.model, trial, self.autocast) for trial in trials)), None)
+            runs = ((model, trial) for model in (self.model, *self.others) for trial in trials)
+            layer = next(filter(None, (failing_layer(model, trial, self.autocast) for model, trial in runs)), None)
             if layer is None:
                 raise
             shapes = ", ".join(f"{list(leaf.shape)} {str(leaf.dtype)[6:]} on {leaf.device}" for leaf in leaves(inputs))

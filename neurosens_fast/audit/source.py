@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from neurosens_fast.capture import Inputs, batch_length, mapped
 from neurosens_fast.support.random_state import seed_globally
@@ -62,29 +62,30 @@ def numbered_batches(
     share: Share = EVERYTHING,
     seed: int = 0,
     workers: int = 0,
-    pinned: bool = False,
 ) -> Iterator[NumberedBatch]:
     """The batches of ``share``, cut at ``max_samples`` samples of the whole data; see :func:`batches` for ``data``.
 
     What can be read by index is not read where it is skipped; an iterable is read and discarded. ``workers`` processes
-    of a ``DataLoader`` read a map-style data set (a ``DataLoader`` keeps its own), into pinned memory where ``pinned``
-    is set. Global random generators are seeded from ``seed`` and the number of the batch.
+    of a ``DataLoader`` read a map-style data set (a ``DataLoader`` keeps its own). Global random generators are seeded
+    from ``seed`` and the number of the batch, in those processes too.
+
+    Raises ``ValueError`` where the data end before batch ``share.start``, and for a ``DistributedSampler``, whose
+    share would be shared again.
     """
     seed_globally(seed, _ORDER)
     if two_tensors(data):
         yield from _slices(data, batch_size, max_samples, share)
     elif type(data) is DataLoader and _by_index(data):
-        yield from _loaded(data, _Places(data.batch_sampler or (), max_samples, share, seed), None, pinned)
+        if share.world > 1 and isinstance(data.sampler, DistributedSampler):
+            raise ValueError(
+                "a DistributedSampler gives each process a share of the data, of which a distributed audit would take "
+                "a share again; give the DataLoader no sampler"
+            )
+        yield from _loaded(data, data.collate_fn, _Places(data.batch_sampler or (), max_samples, share), seed)
     elif _map_style(data):
         chunks = (list(range(at, min(at + batch_size, len(data)))) for at in range(0, len(data), batch_size))
-        places = _Places(chunks, max_samples, share, seed)
-        if workers or pinned:
-            reader = DataLoader(data, batch_size=batch_size, collate_fn=joined, num_workers=workers)
-            yield from _loaded(reader, places, joined, pinned)
-        else:
-            for indices in places:
-                number, first = places.given.popleft()
-                yield NumberedBatch(number, first, *joined([data[index] for index in indices]))
+        reader = DataLoader(data, batch_size=batch_size, num_workers=workers)
+        yield from _loaded(reader, joined, _Places(chunks, max_samples, share), seed)
     else:
         yield from _streamed(data, batch_size, max_samples, share, seed)
 
@@ -92,6 +93,7 @@ def numbered_batches(
 def _slices(data: tuple[Tensor, Tensor], batch_size: int, most: int | None, share: Share) -> Iterator[NumberedBatch]:
     inputs, labels = data
     end = len(inputs) if most is None else min(most, len(inputs))
+    _check_end(-(-end // batch_size), share)
     for number, first in enumerate(range(0, end, batch_size)):
         if share.has(number):
             part = slice(first, min(end, first + batch_size))
@@ -99,39 +101,55 @@ def _slices(data: tuple[Tensor, Tensor], batch_size: int, most: int | None, shar
 
 
 class _Places:
-    """The index lists of a share's batches; ``given`` holds number and first sample of each one that was handed out."""
+    """Number and indices of a share's batches; ``given`` holds number and first sample of each that was handed out."""
 
-    def __init__(self, sampler: Iterable[list[int]], most: int | None, share: Share, seed: int) -> None:
-        self._sampler, self._most, self._share, self._seed = sampler, most, share, seed
+    def __init__(self, sampler: Iterable[list[int]], most: int | None, share: Share) -> None:
+        self._sampler, self._most, self._share = sampler, most, share
         self.given: deque[tuple[int, int]] = deque()
 
-    def __iter__(self) -> Iterator[list[int]]:
-        first = 0
-        source = iter(self._sampler)
-        for number in itertools.count():
-            if self._most is not None and first >= self._most:
-                return
-            indices = next(source, None)
-            if indices is None:
-                return
+    def __iter__(self) -> Iterator[Any]:
+        first = number = 0
+        for number, indices in enumerate(self._sampler, 1):
             if self._most is not None:
+                if first >= self._most:
+                    return
                 indices = indices[: self._most - first]
-            if self._share.has(number):
-                self.given.append((number, first))
-                seed_globally(self._seed, _MAKING, number)
-                yield indices
+            if self._share.has(number - 1):
+                self.given.append((number - 1, first))
+                yield number - 1, indices
             first += len(indices)
+        _check_end(number, self._share)
 
 
-def _loaded(loader: Any, places: _Places, collate: Callable[[list[Any]], Any] | None, pinned: bool) -> Iterator[Any]:
+class _Seeded:
+    """A map-style data set that makes the samples of a batch under its own random numbers, in whatever process."""
+
+    def __init__(self, data: Any, seed: int) -> None:
+        self._data, self._seed = data, seed
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitems__(self, place: tuple[int, list[int]]) -> list[Any]:
+        number, indices = place
+        seed_globally(self._seed, _MAKING, number)
+        if hasattr(self._data, "__getitems__"):
+            samples: list[Any] = self._data.__getitems__(indices)
+            return samples
+        return [self._data[index] for index in indices]
+
+
+def _loaded(
+    loader: DataLoader[Any], collate: Callable[[list[Any]], Any], places: _Places, seed: int
+) -> Iterator[NumberedBatch]:
     """The batches that a loader like ``loader`` makes of ``places``."""
     workers = loader.num_workers
     like: DataLoader[Any] = DataLoader(
-        loader.dataset,
+        _Seeded(loader.dataset, seed),  # type: ignore[arg-type]
         batch_sampler=places,
         num_workers=workers,
-        collate_fn=collate or loader.collate_fn,
-        pin_memory=loader.pin_memory or pinned,
+        collate_fn=collate,
+        pin_memory=loader.pin_memory,
         timeout=loader.timeout,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context if workers else None,
@@ -143,6 +161,14 @@ def _loaded(loader: Any, places: _Places, collate: Callable[[list[Any]], Any] | 
         yield NumberedBatch(number, first, *as_batch(item))
 
 
+def _check_end(count: int, share: Share) -> None:
+    if count < share.start:
+        raise ValueError(
+            f"the data end after {count} batches, but {share.start} of this audit are done; give the same data, and no "
+            "iterator that was read before"
+        )
+
+
 def _streamed(data: Any, batch_size: int, most: int | None, share: Share, seed: int) -> Iterator[NumberedBatch]:
     source = batches(data, batch_size)
     first = 0
@@ -152,6 +178,7 @@ def _streamed(data: Any, batch_size: int, most: int | None, share: Share, seed: 
         seed_globally(seed, _MAKING, number)
         batch = next(source, None)
         if batch is None:
+            _check_end(number, share)
             return
         inputs, labels = batch
         length = batch_length(inputs)
@@ -169,7 +196,7 @@ def _by_index(loader: Any) -> bool:
 
 def _map_style(data: Any) -> bool:
     """Whether ``data`` gives samples by index."""
-    if isinstance(data, IterableDataset | DataLoader | Tensor | str | dict):
+    if isinstance(data, IterableDataset | DataLoader | Tensor | str | Mapping):
         return False
     if not isinstance(data, Sized) or not hasattr(data, "__getitem__") or not len(data):
         return False

@@ -220,7 +220,7 @@ def report_notes(report: AuditReport) -> list[str]:
     if report.not_run:
         notes.append(f"never ran as modules: {_few(report.not_run)}")
     if report.samples and not report.labelled:
-        notes.append("accuracy is unknown, as the model puts out no logits [N, classes]")
+        notes.append("accuracy is unknown, as there are no labels or the model puts out no logits [N, classes]")
     return notes
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from neurosens_fast.statistics import PairStatistics
 
 from .per_sample import ClassTotals
-from .report import AuditReport, LayerAudit
+from .report import AuditReport, LayerAudit, union
 
 _COUNTS = ("samples", "labelled", "correct_benign", "correct_adversarial")
 
@@ -64,12 +63,12 @@ def _combined(report: AuditReport, device: torch.device) -> AuditReport:
         every[0],
         layers=layers,
         **dict(zip(_COUNTS, counts.tolist(), strict=True)),
-        not_run=some.not_run,
-        functional=_union(found.functional for found in every),
+        not_run=tuple(name for name in some.not_run if name not in layers),
+        functional=union(*(found.functional for found in every)),
         skipped=skipped,
-        fused=_union(found.fused for found in every),
+        fused=union(*(found.fused for found in every)),
         not_fused=some.not_fused,
-        notes=_union(found.notes for found in every),
+        notes=union(*(found.notes for found in every)),
     )
 
 
@@ -108,7 +107,3 @@ def _all_reduce(parts: list[Tensor], device: torch.device, operation: Any = dist
     dist.all_reduce(flat, operation)
     for part, total in zip(parts, flat.cpu().split([part.numel() for part in parts]), strict=True):
         part.copy_(total.view_as(part))
-
-
-def _union(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text for part in parts for text in part))

@@ -27,19 +27,24 @@ class TwoModelRun(AuditRun):
         scores: ScoreWriter | None = None,
     ) -> None:
         super().__init__(setting, models, by_class, scores)
+        setting.others = (models.model_b,)
         self.verify = verify
+        self.not_fused = "two models are compared"
 
     def begin(self, inputs: Inputs) -> None:
         """Look for layers of either model that mix samples, where that is wanted."""
         if not self.verify:
             return
-        found = verify_pairing(self.rows.model_a, self.rows.selection, inputs, None, self.setting.autocast)
-        self.functional = tuple(str(activation) for activation in found.functional)
-        for row, (layer, error) in found.problems.items():
-            self.rows.skip(row, layer, error)
+        for model, selection, axes in self.rows.sides():
+            found = verify_pairing(model, selection, inputs, axes, self.setting.autocast)
+            self.functional += tuple(str(activation) for activation in found.functional)
+            for row, (layer, error) in found.problems.items():
+                self.rows.skip(*self.rows.names_in_a(model, row, layer), error)
+        self.functional = tuple(dict.fromkeys(self.functional))
 
     def measure(self, inputs: Inputs, labels: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
         """Run both models."""
+        self.whole = False
         outputs: tuple[Any, Any] = self.rows.forward(inputs, self.setting.autocast)
         first_logits, second_logits = (logits_of(output, len(labels)) for output in outputs)
         return first_logits, second_logits

@@ -116,9 +116,9 @@ class PairRows:
         row = self.row(row_name, name, module_type, tuple(benign.shape), channel_dim, benign.device)
         with torch.no_grad():
             for z, z_adv, axis, samples in self._tokens.pieces(benign, adversarial, channel_dim, token_axis):
+                means = _sample_means(z, z_adv, axis) if self.keeps_samples else None  # first: memory may run out
                 row.statistics.update(z, z_adv, axis)
-                if self.keeps_samples:
-                    means = _sample_means(z, z_adv, axis)
+                if means is not None:
                     if samples is None:
                         self.samples[row_name] = means
                     else:

@@ -45,6 +45,8 @@ def failing_layer(model: nn.Module, inputs: Inputs, autocast: torch.dtype | None
     with ModuleStack(model) as stack:
         try:
             plain_forward(model, inputs, autocast)
+        except torch.OutOfMemoryError:
+            return None  # that is no fault of a layer's
         except Exception as error:  # whatever the model raises
             name, module = stack.running[-1] if stack.running else ("", model)
             reason = " ".join(str(error).split("\n")[0].split())

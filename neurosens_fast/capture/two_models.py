@@ -65,6 +65,7 @@ class PairedModels(PairRows):
         known = dict(self.model_b.named_modules(remove_duplicate=False))
         calls = {name: self.selection.calls.get(theirs) for name, theirs in self._names.items()}
         chosen = Selection({name: known[name] for name in self._names}, set(), {n: c for n, c in calls.items() if c})
+        self._chosen = chosen
         self._adding = OutputHooks(self.model_b, chosen, self._add)
         self._kept: dict[str, _Kept] = {}
         self._overwritten: set[str] = set()  # rows that later code of model_a changes in place
@@ -78,9 +79,8 @@ class PairedModels(PairRows):
         chosen layer put out: from then on that is copied, and nothing else is.
         """
         self._samples = batch_length(inputs)
-        mask = attention_mask(inputs)
-        if mask is not None:
-            self.mask = mask
+        if isinstance(inputs, Mapping):
+            self.mask = attention_mask(inputs)
         try:
             output_a = self._kept_forward(inputs, autocast)
             with self._adding:
@@ -90,6 +90,18 @@ class PairedModels(PairRows):
         finally:
             self._kept.clear()
         return output_a, output_b
+
+    def sides(self) -> tuple[tuple[nn.Module, Selection, dict[str, int]], ...]:
+        """Both models with their chosen layers and the channel axes that were given for them."""
+        axes = self._keeping.axes
+        theirs = {name: axes[ours] for name, ours in self._names.items() if ours in axes}
+        return (self.model_a, self.selection, axes), (self.model_b, self._chosen, theirs)
+
+    def names_in_a(self, model: nn.Module, row: str, name: str) -> tuple[str, str]:
+        """Row and layer of ``model_a`` that stand for ``row`` of layer ``name`` in ``model``, one of the two."""
+        if model is self.model_a:
+            return row, name
+        return self._names[name] + row.removeprefix(name), self._names[name]
 
     def _kept_forward(self, inputs: Inputs, autocast: torch.dtype | None) -> Any:
         """The output of model_a, with every chosen layer's in ``_kept`` as that layer put it out."""

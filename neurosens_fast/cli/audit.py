@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +12,11 @@ from .interrupts import endings_told
 from .options import GROUPS, AttackOptions, DataOptions, ModelOptions, OutputOptions, RunOptions
 from .output import OutputFolder, print_facts, print_notes, standard_output
 from .parsing import axes, listed
+
+if TYPE_CHECKING:
+    from neurosens_fast.audit import AuditReport
+
+    from .prepare import Subject
 
 REPORT = "audit.safetensors"
 CLASSES = "classes.csv"
@@ -155,6 +161,7 @@ def run(
         computing,
         lambda network: found.update(modules=len(Taps(network, chosen, channels).selection.modules)),
     )
+    complete = _complete(output.out, subject) if resume and not present else None
     with endings_told(), process_group(subject.device), folder.opened() as path:
         rank, world = rank_and_world()
         console = standard_output(output.quiet or rank > 0)
@@ -166,30 +173,34 @@ def run(
             console, [*subject.facts(), ("layers", f"{', '.join(chosen)}: {counted(found['modules'], 'module')}")]
         )
         begin = time.perf_counter()
-        report = audit(
-            subject.model,
-            subject.data,
-            subject.attack,
-            chosen,
-            channel_dims=channels,
-            tokens=tokens,
-            device=subject.device,
-            dtype=subject.dtype,
-            batch_size=data.batch_size,
-            max_samples=data.max_samples,
-            progress=output.progress and not output.quiet,
-            seed=computing.seed,
-            model_description=subject.model_description,
-            data_description=subject.data_description,
-            attack_description=subject.attack_description,
-            workers=workers,
-            checkpoint=path,
-            checkpoint_seconds=save_every,
-            resume=resume,
-            distributed=world > 1,
-            fuse=fuse,
-            by_class=by_class,
-            scores=path / SCORES if scores else None,
+        report = (
+            complete
+            if complete is not None
+            else audit(
+                subject.model,
+                subject.data,
+                subject.attack,
+                chosen,
+                channel_dims=channels,
+                tokens=tokens,
+                device=subject.device,
+                dtype=subject.dtype,
+                batch_size=data.batch_size,
+                max_samples=data.max_samples,
+                progress=output.progress and not output.quiet,
+                seed=computing.seed,
+                model_description=subject.model_description,
+                data_description=subject.data_description,
+                attack_description=subject.attack_description,
+                workers=workers,
+                checkpoint=path,
+                checkpoint_seconds=save_every,
+                resume=resume,
+                distributed=world > 1,
+                fuse=fuse,
+                by_class=by_class,
+                scores=path / SCORES if scores else None,
+            )
         )
         taken = time.perf_counter() - begin
         if rank > 0:
@@ -217,3 +228,17 @@ def run(
         console.print()
     print_notes(console, report_notes(report))
     console.print(folder.written(), soft_wrap=True)
+
+
+def _complete(folder: Path, subject: Subject) -> AuditReport | None:
+    """The report that an audit of the same left in ``folder``, whose other files may be missing; None without one."""
+    from neurosens_fast.audit import AuditReport
+
+    path = folder / REPORT
+    if not path.exists():
+        return None
+    report = AuditReport.load(path)
+    wanted = (subject.model_description, subject.attack_description, (subject.data_description,))
+    if (report.model, report.attack, report.data) != wanted:
+        raise ValueError(f"{path} is a complete report of another audit; choose another folder, or add --overwrite")
+    return report

@@ -36,7 +36,10 @@ def endings_told() -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise Ended("interrupted", 130) from error
     except _Terminated as error:
-        raise Ended("ended by SIGTERM, which torchrun sends when another process has failed", 143) from error
+        from neurosens_fast.support.processes import process_count
+
+        why = ", which torchrun sends when another process has failed" if process_count() > 1 else ""
+        raise Ended(f"ended by SIGTERM{why}", 143) from error
     finally:
         if here:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from neurosens_fast.attacks import FGSM, PGD
 from neurosens_fast.audit import AuditReport, ReportError, audit, checkpoint
 from neurosens_fast.audit.checkpoint import REPORT, CheckpointWarning, unfinished
+from neurosens_fast.audit.identity import weights_fingerprint
 from neurosens_fast.audit.kept import kept_by
 
 from .conftest import build
@@ -26,6 +28,9 @@ from .conftest import build
 GENERATOR = torch.Generator().manual_seed(8)
 IMAGES = torch.rand(26, 1, 6, 6, generator=GENERATOR)
 LABELS = torch.randint(0, 4, (26,), generator=GENERATOR)
+
+
+BATCHES = [(IMAGES[at : at + 4], LABELS[at : at + 4]) for at in range(0, 26, 4)]
 
 
 class Faulty(Exception):
@@ -391,3 +396,115 @@ def test_a_model_on_which_memory_runs_out(tmp_path: Path) -> None:
         torch.testing.assert_close(found.sums, row.statistics.sums, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(found.maxima, row.statistics.maxima, rtol=1e-5, atol=1e-6)
     assert any("in parts of 2" in note for note in report.notes)
+
+
+class Breaking(nn.Module):
+    """Fails behind its first layer, whose statistics are then taken, or draws random numbers in its forward."""
+
+    def __init__(self, dropout: bool = False) -> None:
+        super().__init__()
+        self.net = build()
+        self.dropout = dropout
+        self.calls: float = -torch.inf
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.net[:3](x)
+        self.calls += 1
+        if self.calls == 3:
+            raise KeyboardInterrupt
+        if self.dropout:
+            x = nn.functional.dropout(x, 0.3, training=True)
+        return self.net[3:](x)  # type: ignore[no-any-return]
+
+
+def test_a_batch_that_is_broken_off_midway_counts_once(tmp_path: Path) -> None:
+    model = Breaking()
+    options: Any = {"batch_size": 4, "verify": False, "fuse": False}
+    whole = unbroken_of(tmp_path, model, options)
+    model.calls = 0
+    with pytest.raises(KeyboardInterrupt):
+        audit(model, (IMAGES, LABELS), random_attack, "all", checkpoint=tmp_path, checkpoint_seconds=0, **options)
+    assert len(unfinished(tmp_path)) == 1
+    audit(model, (IMAGES, LABELS), random_attack, "all", checkpoint=tmp_path, resume=True, **options)
+    assert content(tmp_path) == whole
+
+
+def unbroken_of(tmp_path: Path, model: nn.Module, options: Any) -> bytes:
+    folder = tmp_path / "unbroken"
+    folder.mkdir()
+    audit(model, (IMAGES, LABELS), random_attack, "all", checkpoint=folder, **options)
+    return content(folder)
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_a_forward_that_draws_random_numbers(tmp_path: Path, fuse: bool) -> None:
+    model = Breaking(dropout=True)
+    options: Any = {"batch_size": 4, "verify": False, "fuse": fuse}
+    whole = unbroken_of(tmp_path, model, options)
+    data = (IMAGES, LABELS)
+    calls = 0
+
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise Faulty("once")
+        return random_attack(x, y)
+
+    named: Any = {"attack_description": f"{random_attack.__module__}.{random_attack.__qualname__}"}
+    with pytest.raises(Faulty):
+        audit(model, data, attack, "all", checkpoint=tmp_path, **named, **options)
+    audit(model, data, attack, "all", checkpoint=tmp_path, resume=True, **named, **options)
+    assert content(tmp_path) == whole
+
+
+@pytest.mark.parametrize("shorter", [lambda: BATCHES[:2], lambda: iter(()), lambda: (b for b in BATCHES[:3])])
+def test_data_that_end_before_the_place_to_go_on_from(tmp_path: Path, shorter: Any) -> None:
+    def broken() -> Iterator[Any]:
+        yield from BATCHES[:4]
+        raise Faulty("gone")
+
+    arguments: Any = {"batch_size": 4, "checkpoint": tmp_path, "data_description": "batches"}
+    with pytest.raises(Faulty):
+        audit(build(), broken(), random_attack, **arguments)
+    before = unfinished(tmp_path)[0].read_bytes()
+    with pytest.raises(ValueError, match=r"the data end after [023] batches, but 4 of this audit are done"):
+        audit(build(), shorter(), random_attack, **arguments, resume=True)
+    assert unfinished(tmp_path)[0].read_bytes() == before
+    assert audit(build(), iter(BATCHES), random_attack, **arguments, resume=True).samples == 26
+
+
+def test_what_goes_on_elsewhere_is_the_same_audit(tmp_path: Path) -> None:
+    def shifted(x: Tensor, y: Tensor, by: float) -> Tensor:
+        return x + by
+
+    samples = make_samples(20)
+    arguments: Any = {"batch_size": 4, "checkpoint": tmp_path}
+    with pytest.raises(Faulty):
+        audit(build(), samples, partial(shifted, by=0.1), **arguments)
+    samples = make_samples()
+    with pytest.raises(ReportError, match=r"attack: partial\(.*by=0\.1\), now partial\(.*by=0\.2\)"):
+        audit(build(), samples, partial(shifted, by=0.2), **arguments, resume=True)
+    model = build()
+    model[2] = nn.ReLU6()
+    with pytest.raises(ReportError, match=r"structure: [0-9a-f]{12}, now"):
+        audit(model, samples, partial(shifted, by=0.1), **arguments, resume=True)
+    with pytest.raises(ValueError, match=r"resume=True goes on in the folder of checkpoint="):
+        audit(build(), samples, random_attack, resume=True)
+    with pytest.raises(ValueError, match="checkpoint_seconds must be a number of at least 0, got '10'"):
+        audit(build(), samples, random_attack, checkpoint_seconds="10")  # type: ignore[arg-type]
+
+
+def test_weights_of_quantised_models_tell_them_apart() -> None:
+    class Packed(nn.Module):
+        """Keeps its weights in a tuple that only the state dict shows, as quantised layers do."""
+
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = value
+
+        def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+            destination[f"{prefix}_packed_params"] = (torch.full((3,), self.value), None)
+
+    fingerprints = {weights_fingerprint(nn.Sequential(Packed(value))) for value in (1.0, 2.0, 2.0)}
+    assert len(fingerprints) == 2

@@ -75,11 +75,11 @@ def test_scores_against_a_loop(measured: tuple[AuditReport, Path]) -> None:
     assert table["label"].tolist() == Y.tolist()
     assert table["prediction_benign"].tolist() == benign["4"].squeeze(-1).argmax(1).tolist()
     assert table["prediction_adversarial"].tolist() == adversarial["4"].squeeze(-1).argmax(1).tolist()
-    assert list(table.columns)[5:] == list(report.layers)
+    assert list(table.columns)[5:] == [f"layer {name}" for name in report.layers]
     relative = []
     for name in report.layers:
         change = (adversarial[name] - benign[name]).abs().mean((1, 2))
-        assert table[name].tolist() == pytest.approx(change.tolist(), rel=1e-12)
+        assert table[f"layer {name}"].tolist() == pytest.approx(change.tolist(), rel=1e-12)
         relative.append(change / benign[name].abs().mean((1, 2)))
     assert table["score"].tolist() == pytest.approx(torch.stack(relative).mean(0).tolist(), rel=1e-12)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 from neurosens_fast.audit.source import NumberedBatch, Share, numbered_batches
 
@@ -72,7 +72,9 @@ def test_a_batch_does_not_depend_on_what_was_skipped(kind: str, most: int | None
     assert [batch.first for batch in whole] == [sum(len(b.labels) for b in whole[:i]) for i in range(len(whole))]
     if most is not None:
         assert sum(len(batch.labels) for batch in whole) == min(most, 20 if "shuffled" in kind else 23)
-    for share in (Share(2), Share(0, 1, 2), Share(3, 0, 2), Share(0, 2, 3), Share(50), Share(2, 1, 2, also=0)):
+    for share in (Share(2), Share(0, 1, 2), Share(3, 0, 2), Share(0, 2, 3), Share(2, 1, 2, also=0)):
+        if share.start > len(whole):
+            continue  # refused below
         part = found(SOURCES[kind], max_samples=most, share=share)
         wanted = [
             batch
@@ -118,3 +120,30 @@ def test_worker_processes_give_the_same_samples(wrapped: bool) -> None:
     wanted = list(numbered_batches((X, Y), 4, share=share))
     assert len(read) == len(wanted) == 2
     assert all(same(mine, theirs) for mine, theirs in zip(read, wanted, strict=True))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_random_transforms_in_worker_processes(wrapped: bool) -> None:
+    def read(workers: int, share: Share) -> list[NumberedBatch]:
+        data: Any = DataLoader(Noisy(), batch_size=4, num_workers=workers) if wrapped else Noisy()
+        return list(numbered_batches(data, 4, seed=5, share=share, workers=workers))
+
+    whole = read(0, Share())
+    for share in (Share(), Share(2), Share(0, 1, 2)):
+        part = read(2, share)
+        wanted = [batch for batch in whole if share.has(batch.number)]
+        assert len(part) == len(wanted)
+        assert all(same(mine, theirs) for mine, theirs in zip(part, wanted, strict=True))
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_data_that_end_too_early(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"the data end after \d batches, but 40 of this audit are done"):
+        found(SOURCES[kind], share=Share(40))
+
+
+def test_a_distributed_sampler_is_refused() -> None:
+    sampler: Any = DistributedSampler(Noisy(), num_replicas=2, rank=0)
+    loader = DataLoader(Noisy(), batch_size=4, sampler=sampler)
+    with pytest.raises(ValueError, match="a DistributedSampler gives each process a share of the data"):
+        list(numbered_batches(loader, 4, share=Share(0, 0, 2)))

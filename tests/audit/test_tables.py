@@ -99,7 +99,7 @@ def test_notes_tell_what_is_odd(report: AuditReport) -> None:
         "left out b, c#2: puts out a tuple, not a tensor",
         "left out d: channel axis 3 does not fit its output [2]",
         "never ran as modules: e, f",
-        "accuracy is unknown, as the model puts out no logits [N, classes]",
+        "accuracy is unknown, as there are no labels or the model puts out no logits [N, classes]",
     ]
     assert accuracies(broken) == "unknown"
 

@@ -94,7 +94,7 @@ def test_typed_wrong(tmp_path: Path) -> None:
 
 
 def test_ctrl_c(tmp_path: Path) -> None:
-    """Ctrl-C in the second batch: one word, status 130, and no folder."""
+    """Ctrl-C in the second batch: one line that says what is kept, status 130."""
     (tmp_path / "own.py").write_text(
         "import os, signal, time\n"
         "def attack(model):\n"
@@ -109,8 +109,9 @@ def test_ctrl_c(tmp_path: Path) -> None:
     )
     words = ("--model", "digits-cnn", "--data", "digits", "--attack", "own.py:attack", "--out", "run")
     result = run("audit", *words, folder=tmp_path)
-    assert (result.returncode, result.stderr) == (130, "neurosens-fast: interrupted\n")
-    assert not (tmp_path / "run").exists()
+    said = "neurosens-fast: interrupted; what was done is kept in run, the same command with --resume goes on\n"
+    assert (result.returncode, result.stderr) == (130, said)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["audit.unfinished-0-of-1.safetensors"]
 
 
 def test_importing_the_package_needs_torch_and_numpy_only(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def finish(folder: Path, *words: str) -> None:
 
 @pytest.mark.parametrize(
     ("number", "status", "said"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM, which torchrun sends when another")],
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM; what")],
 )
 def test_a_signal_then_resume(folder: Path, number: signal.Signals, status: int, said: str) -> None:
     process = start(folder, "--out", "run", "--save-every", "0")
@@ -107,8 +107,12 @@ def test_data_that_raise_and_a_folder_of_another_run(folder: Path, run: Any, mon
     assert "is of another audit, attack: FGSM(eps=0.0313725), now FGSM(eps=0.2); give the same" in errors
     status, _, errors = run(*WORDS, "--out", "run", "--resume")
     assert (status, errors) == (0, "")
+    (folder / "run" / "neurons.csv").unlink()
     status, _, errors = run(*WORDS, "--out", "run", "--resume")
+    assert (status, errors) == (0, "")
+    assert (folder / "run" / "neurons.csv").exists()
+    status, _, errors = run(*WORDS, "--out", "run", "--resume", "--eps", "0.2")
     assert status == 2
-    assert "audit.safetensors is a complete report; choose another folder or remove it" in errors
+    assert "audit.safetensors is a complete report of another audit; choose another folder" in errors
     status, _, errors = run(*WORDS, "--out", "run", "--overwrite", "--workers", "1")
     assert (status, errors) == (0, "")
