@@ -61,6 +61,7 @@ class Checkpoint:
         self._content = ""
         self._scores = scores
         self._warned = False
+        self._midway = False
 
     def open(self, resume: bool) -> AuditReport | None:
         """The report to go on from, which must be of the same audit; None where there is none.
@@ -99,9 +100,14 @@ class Checkpoint:
                 "data, or remove the file to begin anew"
             )
 
+    def measuring(self) -> None:
+        """From here on the totals may hold a part of the next batch, so that they are no state to go on from."""
+        self._midway = True
+
     def passed(self, batch: NumberedBatch) -> None:
         """``batch`` is done; saves the state if the last time is long enough ago."""
         self.next = batch.number + 1
+        self._midway = False  # in this order: Ctrl-C may come in between
         if time.monotonic() - self._saved >= self._seconds:
             try:
                 self.save()
@@ -112,11 +118,14 @@ class Checkpoint:
 
     @contextmanager
     def kept_after_errors(self) -> Iterator[None]:
-        """Saves the state where the work inside ends with an exception, which is told so."""
+        """Saves the state where the work inside ends with an exception, which is told so.
+
+        Where that came while a batch was measured, what was saved last stays.
+        """
         try:
             yield
         except BaseException as error:
-            if self.next > self._begun:
+            if self.next > self._begun and not self._midway:
                 with contextlib.suppress(ReportError):
                     self.save()
             if self.path.exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 
 import torch
@@ -37,6 +37,7 @@ class AuditRun(ABC):
 
     ``rows`` holds the totals of the layers. ``by_class`` adds them up for each class too, ``scores`` takes those of
     single samples. ``largest`` is the number of pairs that went through the model at once after memory ran out.
+    ``measuring`` is called before anything of a batch is added to the totals.
     """
 
     def __init__(self, setting: Setting, rows: PairRows, by_class: bool, scores: ScoreWriter | None) -> None:
@@ -46,6 +47,7 @@ class AuditRun(ABC):
         self.functional: tuple[str, ...] = ()
         self.samples = 0
         self.largest: int | None = None
+        self.measuring: Callable[[], object] = lambda: None
         self.notes: list[str] = []
         self.counts: dict[str, Tensor | int] = {"labelled": 0, "correct_benign": 0, "correct_adversarial": 0}
         self.fused: tuple[str, ...] = ()
@@ -269,6 +271,7 @@ class PairedRun(AuditRun):
         else:
             adversarial = self.setting.attacked(self.attack, inputs, labels, first)
         self.rows.pairs, self.rows.mask = pairs, shared_mask(inputs, adversarial)
+        self.measuring()
         if self._copy is None:
             with self.rows:
                 output = paired_forward(self.setting.model, inputs, adversarial, self.setting.autocast)

@@ -221,6 +221,7 @@ class _Job:
                 "torch": torch.__version__,
             }
             store = Checkpoint(checkpoint, identity, share, report, seconds, run.scores)
+            run.measuring = store.measuring
             before = store.open(resume)
             if before is not None:
                 run.go_on_from(before)

@@ -40,6 +40,7 @@ class TwoModelRun(AuditRun):
 
     def measure(self, inputs: Inputs, labels: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
         """Run both models."""
+        self.measuring()
         outputs: tuple[Any, Any] = self.rows.forward(inputs, self.setting.autocast)
         first_logits, second_logits = (logits_of(output, len(labels)) for output in outputs)
         return first_logits, second_logits
