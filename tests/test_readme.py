@@ -33,6 +33,18 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert namespace["benign"].grad is not None
 
 
+def test_examples_of_auditing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the page on auditing, likewise."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "auditing.md").read_text(encoding="utf-8")
+    namespace: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(compile(block, "auditing.md", "exec"), namespace)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "scores"}
+    assert len(namespace["table"]) == 200
+    assert namespace["differences"].samples == 200
+
+
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """After the demo, every command of the README in order, as it stands there."""
     monkeypatch.chdir(tmp_path)
