@@ -20,15 +20,29 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """All blocks in one namespace, in order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    written = {"neurons.csv", "audit.safetensors", "sensitivity.png", "report.html", "masking.png"}
+    written = {"neurons.csv", "audit.safetensors", "sensitivity.png", "report.html", "masking.png", "large"}
     assert {path.name for path in tmp_path.iterdir()} == written
     assert namespace["report"].sensitivity["relu2"].shape == (32,)
     assert [row.layer for row in namespace["comparison"].layers] == list(namespace["report"].layers)
+    assert {path.name for path in (tmp_path / "large").iterdir()} == {"audit.safetensors", "scores"}
+    assert namespace["large"].class_sensitivity["relu2"].shape == (10, 32)
     assert namespace["benign"].grad is not None
+
+
+def test_examples_of_auditing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the page on auditing, likewise."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "auditing.md").read_text(encoding="utf-8")
+    namespace: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(compile(block, "auditing.md", "exec"), namespace)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "scores"}
+    assert len(namespace["table"]) == 200
+    assert namespace["differences"].samples == 200
 
 
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +50,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line) for line in re.findall(r"^neurosens-fast (.*)$", README, re.M)]
     assert [words[0] for words in commands] == [
-        *("audit", "show", "audit", "compare", "layers", "mask", "attack", "train", "audit")
+        *("audit", "show", "audit", "compare", "layers", "mask", "audit", "attack", "train", "audit")
     ]
     for words in (["demo"], *commands):
         assert main(words) == 0, capsys.readouterr().err
@@ -49,6 +63,8 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         "relative.html",
         "run1-run2/comparison.png",
         "run1-mask/masking.png",
+        "run3/classes.csv",
+        "run3/scores/part-000000000000.parquet",
         "run1-attack/attacks.csv",
         "run1-trades/best.safetensors",
         "run1-trades-audit/audit.safetensors",

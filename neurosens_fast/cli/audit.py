@@ -125,6 +125,11 @@ def run(
     Your own code; model.py holds def build(), data.py holds def load():
 
     [bold]neurosens-fast audit --model model.py:build --data data.py:load --out run3[/]
+
+    By two processes; the same line goes on after whatever ended it:
+
+    [bold]torchrun --nproc-per-node 2 -m neurosens_fast audit --resume \\
+        --model model.py:build --data data.py:load --out run4[/]
     """
     from neurosens_fast.audit import audit, read_scores
     from neurosens_fast.audit.checkpoint import unfinished

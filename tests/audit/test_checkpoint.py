@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from neurosens_fast.attacks import FGSM, PGD
-from neurosens_fast.audit import AuditReport, ReportError, audit, checkpoint
+from neurosens_fast.audit import AuditReport, ReportError, audit, audit_pairs, checkpoint
 from neurosens_fast.audit.checkpoint import REPORT, CheckpointWarning, unfinished
 from neurosens_fast.audit.identity import weights_fingerprint
 from neurosens_fast.audit.kept import kept_by
@@ -111,6 +111,47 @@ def test_data_that_raise_midway(tmp_path: Path, kind: str, broken: int) -> None:
     assert content(tmp_path) == whole
     assert not unfinished(tmp_path)
     assert report.samples == 26
+
+
+class Interrupted(nn.Sequential):
+    """Its layers in order; Ctrl-C after the second one in the forward that brings ``left`` to 0."""
+
+    left = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        for place, layer in enumerate(self):
+            x = layer(x)
+            if place == 1:
+                self.left -= 1
+                if self.left == 0:
+                    raise KeyboardInterrupt
+        return x
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1000.0])
+@pytest.mark.parametrize("two", [False, True])
+def test_ctrl_c_while_a_batch_is_measured(tmp_path: Path, two: bool, seconds: float) -> None:
+    """Some layers have the batch already then, others not: it must not be counted twice."""
+    model = Interrupted(*build())
+    (tmp_path / "unbroken").mkdir()
+
+    def once(folder: Path, **keywords: Any) -> AuditReport:
+        keywords |= {"checkpoint": folder, "batch_size": 4, "verify": False, "progress": False, "by_class": True}
+        data = IMAGES, LABELS
+        if two:
+            return audit_pairs(build(), model, data, "all", **keywords)
+        return audit(model, data, random_attack, "all", fuse=False, **keywords)
+
+    whole = once(tmp_path / "unbroken")
+    for forward in (3, 1, 2):
+        model.left = forward
+        with pytest.raises(KeyboardInterrupt):
+            once(tmp_path, resume=True, checkpoint_seconds=seconds)
+        assert bool(unfinished(tmp_path)) == (seconds == 0)
+    report = once(tmp_path, resume=True)
+    assert {row.statistics.samples for row in report.layers.values()} == {26}
+    assert content(tmp_path) == content(tmp_path / "unbroken")
+    assert report.samples == whole.samples
 
 
 @pytest.mark.parametrize("make", [lambda model: PGD(model, eps=0.1, steps=2), lambda model: FGSM(model, eps=0.1)])
