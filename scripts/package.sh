@@ -12,6 +12,11 @@ rm -rf dist
     cat "$work/sdist.log"
     exit 1
 }
+# Sources that the wheel's build here would not miss, such as those for CUDA on a machine without it.
+tar -tzf dist/*.tar.gz >"$work/packed"
+find csrc -type f | while read -r source; do
+    grep -q "/$source\$" "$work/packed" || { echo "the sdist lacks $source; see MANIFEST.in" && exit 1; }
+done
 "$python" -m pip wheel -q --no-build-isolation --no-deps --wheel-dir dist dist/*.tar.gz
 
 "$python" -m venv --without-pip "$work/clean"

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from neurosens_fast.statistics import PairStatistics
+from neurosens_fast.support.processes import partners_named
 
 from .per_sample import ClassTotals
 from .report import AuditReport, LayerAudit, union
@@ -23,15 +24,6 @@ def combined(report: AuditReport, device: torch.device) -> AuditReport:
     A layer that any process left out is left out. Raises ``ValueError`` where the processes found different neurons in
     a layer, ``RuntimeError`` where one of them is gone.
     """
-    try:
-        return _combined(report, device)
-    except RuntimeError as error:
-        raise RuntimeError(
-            "another process of this audit ended before all were done; what it says tells why"
-        ) from error
-
-
-def _combined(report: AuditReport, device: torch.device) -> AuditReport:
     bare = {
         name: LayerAudit(row.module_type, row.channel_dim, row.shape, PairStatistics(0))
         for name, row in report.layers.items()
@@ -40,7 +32,8 @@ def _combined(report: AuditReport, device: torch.device) -> AuditReport:
     neurons = {name: row.statistics.neurons for name, row in report.layers.items()}
     classes = {name: row.by_class.classes for name, row in report.layers.items() if row.by_class is not None}
     gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, (mine, neurons, classes))
+    with partners_named():
+        dist.all_gather_object(gathered, (mine, neurons, classes))
     every = [found for found, _, _ in gathered]
     skipped = {name: reason for found in every for name, reason in found.skipped.items()}
     places: dict[str, tuple[LayerAudit, int]] = {}
@@ -55,14 +48,13 @@ def _combined(report: AuditReport, device: torch.device) -> AuditReport:
                     "channel axis in channel_dims, or leave it out of layers"
                 )
     most = max((count for _, _, counts in gathered for count in counts.values()), default=0)
-    layers = _reduced(report, places, most, device)
-    counts = torch.tensor([getattr(report, name) for name in _COUNTS], dtype=torch.int64, device=device)
-    dist.all_reduce(counts)
+    counts = torch.tensor([getattr(report, name) for name in _COUNTS], dtype=torch.float64)
+    layers = _reduced(report, places, most, counts, device)
     some = next((found for found in every if found.samples), report)
     return replace(
         every[0],
         layers=layers,
-        **dict(zip(_COUNTS, counts.tolist(), strict=True)),
+        **dict(zip(_COUNTS, map(int, counts.tolist()), strict=True)),
         not_run=tuple(name for name in some.not_run if name not in layers),
         functional=union(*(found.functional for found in every)),
         skipped=skipped,
@@ -73,9 +65,12 @@ def _combined(report: AuditReport, device: torch.device) -> AuditReport:
 
 
 def _reduced(
-    report: AuditReport, places: dict[str, tuple[LayerAudit, int]], classes: int, device: torch.device
+    report: AuditReport, places: dict[str, tuple[LayerAudit, int]], classes: int, counts: Tensor, device: torch.device
 ) -> dict[str, LayerAudit]:
-    """The layers with the totals of all processes, for each of ``classes`` classes too where there are any."""
+    """The layers with the totals of all processes, for each of ``classes`` classes too where there are any.
+
+    ``counts`` are added up in place.
+    """
     rows: dict[str, LayerAudit] = {}
     for name, (place, neurons) in places.items():
         own = report.layers.get(name)
@@ -91,7 +86,7 @@ def _reduced(
     flags = [peaks.isnan().double() for peaks in maxima]
     by_class = [row.by_class for row in rows.values() if row.by_class is not None]
     by_class_totals = [part for totals in by_class for part in (totals.sums, totals.samples)]
-    _all_reduce([*(row.statistics.sums for row in rows.values()), samples, *flags, *by_class_totals], device)
+    _all_reduce([counts, *(row.statistics.sums for row in rows.values()), samples, *flags, *by_class_totals], device)
     for peaks in maxima:
         peaks.nan_to_num_(-torch.inf, torch.inf, -torch.inf)
     _all_reduce(maxima, device, dist.ReduceOp.MAX)
@@ -104,6 +99,7 @@ def _reduced(
 def _all_reduce(parts: list[Tensor], device: torch.device, operation: Any = dist.ReduceOp.SUM) -> None:
     """One all-reduce of all ``parts``, in place."""
     flat = torch.cat([*(part.flatten() for part in parts), torch.empty(0, dtype=torch.float64)]).to(device)
-    dist.all_reduce(flat, operation)
+    with partners_named():
+        dist.all_reduce(flat, operation)
     for part, total in zip(parts, flat.cpu().split([part.numel() for part in parts]), strict=True):
         part.copy_(total.view_as(part))

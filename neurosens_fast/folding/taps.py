@@ -70,6 +70,8 @@ class FusedTaps:
                 self._prepare(inputs)
         except NotTraced as reason:
             self._give_up(str(reason))
+        except torch.OutOfMemoryError:
+            self._give_up("there is no memory for a copy of the weights")
 
     @property
     def fused(self) -> tuple[str, ...]:

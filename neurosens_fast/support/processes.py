@@ -75,6 +75,18 @@ def share_buffers(model: nn.Module) -> None:
 
 
 def wait_for_all() -> None:
-    """Return when every process is here."""
+    """Return when every process is here. ``RuntimeError`` in one sentence where one of them is gone."""
     if rank_and_world()[1] > 1:
-        dist.barrier()
+        with partners_named():
+            dist.barrier()
+
+
+@contextmanager
+def partners_named() -> Iterator[None]:
+    """Says of a failing collective operation that another process is gone."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise RuntimeError("another process ended before all were done; what it says tells why") from error

@@ -204,3 +204,24 @@ def test_two_models_refused() -> None:
         audit_pairs(build(), bad, (X, Y))
     with pytest.raises(ValueError, match="data gave no sample"):
         audit_pairs(build(), build(), [])
+
+
+def test_a_mask_is_that_of_its_own_batch() -> None:
+    class Words(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale = scale
+            self.act = nn.ReLU()
+
+        def forward(self, values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+            return self.act(values * self.scale).mean(1)  # type: ignore[no-any-return]
+
+    values = torch.ones(2, 3, 4)
+    mask = torch.tensor([[1, 0, 0], [1, 1, 0]])
+    data: Any = [
+        ({"values": values, "attention_mask": mask}, torch.zeros(2, dtype=torch.int64)),
+        ({"values": torch.cat((values[:, :1], 3 * values[:, 1:]), 1)}, torch.zeros(2, dtype=torch.int64)),
+    ]
+    report = audit_pairs(Words(1), Words(2), data, verify=False)
+    # Ones where the mask leaves them, then 1, 3, 3 whole: the change of each sample is its mean.
+    assert report.sensitivity["act"].tolist() == pytest.approx([(2 * 1 + 2 * 7 / 3) / 4] * 4)

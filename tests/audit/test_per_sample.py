@@ -219,3 +219,18 @@ def test_samples_under_a_mask() -> None:
         benign, adversarial = (part[sample][real] for part in values)
         torch.testing.assert_close(found[sample, :, 0], (adversarial - benign).abs().mean(0))
         torch.testing.assert_close(found[sample, :, 1], benign.abs().mean(0))
+
+
+def test_a_layer_that_is_called_as_a_column(tmp_path: Path) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.score = nn.Linear(36, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.score(x.flatten(1))  # type: ignore[no-any-return]
+
+    report = audit(Named().double(), (X, Y), weaker, ["score"], scores=tmp_path)
+    table = read_scores(tmp_path)
+    assert table["layer score"].mean() == pytest.approx(float(report.sensitivity["score"].mean()))
+    assert table["score"].tolist() != table["layer score"].tolist()

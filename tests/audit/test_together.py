@@ -93,6 +93,27 @@ def test_no_sample_in_any_process(tmp_path: Path) -> None:
     run_processes(script, tmp_path)
 
 
+def test_a_partner_that_is_gone_at_the_end(tmp_path: Path) -> None:
+    script = (
+        PREPARE
+        + """
+    import os
+    import pytest
+    if rank == 1:
+        os._exit(0)
+    with pytest.raises(RuntimeError, match="another process ended before all were done; what it says tells why"):
+        audit(model, (images, labels), noise, distributed=True, progress=False, verify=False)
+"""
+    )
+    run_processes(script, tmp_path)
+
+
+def test_distributed_without_a_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="distributed=True needs a process group; call torch"):
+        audit(build(), [], lambda x, y: x, distributed=True)
+
+
 def test_one_process_alone_among_several(tmp_path: Path) -> None:
     script = (
         PREPARE
