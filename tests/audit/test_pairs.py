@@ -222,6 +222,6 @@ def test_a_mask_is_that_of_its_own_batch() -> None:
         ({"values": values, "attention_mask": mask}, torch.zeros(2, dtype=torch.int64)),
         ({"values": torch.cat((values[:, :1], 3 * values[:, 1:]), 1)}, torch.zeros(2, dtype=torch.int64)),
     ]
-    report = audit_pairs(Words(1), Words(2), data, verify=False)
+    report = audit_pairs(Words(1), Words(2), data, channel_dims={"act": -1}, verify=False)
     # Ones where the mask leaves them, then 1, 3, 3 whole: the change of each sample is its mean.
     assert report.sensitivity["act"].tolist() == pytest.approx([(2 * 1 + 2 * 7 / 3) / 4] * 4)
