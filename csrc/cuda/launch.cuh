@@ -129,6 +129,7 @@ inline bool is_aligned(const T* p, int elements) {
 template <typename T, typename Set>
 struct Read {
   using Statistics = Set;
+  static constexpr bool kWrites = false;
   const accumulate_t<T>* weights = nullptr;
 
   template <int V>

@@ -121,7 +121,8 @@ __global__ void __launch_bounds__(kThreads)
                                    Shape shape, int64_t part_length, int lanes) {
   using A = accumulate_t<T>;
   using Set = typename Tap::Statistics;
-  constexpr int kInFlight = sizeof(T) == 2 && V == 2 ? 8 : 4;
+  // What is written takes registers too.
+  constexpr int kInFlight = sizeof(T) == 2 && V == 2 ? 8 : Tap::kWrites && V == 1 ? 2 : 4;
   constexpr int kFewestLanes = 4;
   const int slices = kThreads / lanes, pitch = lanes + 1;  // an odd pitch spreads columns over all banks
   NS_SHARED(A, staged, Set::kCount * (kThreads + kThreads / kFewestLanes));  // [slices, M, pitch]

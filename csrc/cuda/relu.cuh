@@ -11,6 +11,7 @@ namespace neurosens {
 template <typename T, typename Set>
 struct Relu {
   using Statistics = Set;
+  static constexpr bool kWrites = true;
   int64_t shift;
   bool keeps_negative_zero;
 
