@@ -17,12 +17,13 @@ from .audit.tables import accuracies, layer_table, neuron_table, report_notes
 from .capture import evaluation_mode
 from .data import Split, digits
 from .models import DigitsCNN
+from .support.names import REPORT
 from .support.random_state import random_state
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-FILES = ("audit.safetensors", "neurons.csv", "sensitivity.png", "model.safetensors")
+FILES = (REPORT, "neurons.csv", "sensitivity.png", "model.safetensors")
 _LAYERS = ("convolutions", "norms", "activations", "linear")
 
 
@@ -116,7 +117,7 @@ def run_demo(
         f"accuracy {accuracies(report)}\n",
     ):
         console.print(line, highlight=False, markup=False)
-    report.save(folder / "audit.safetensors")
+    report.save(folder / REPORT)
     report.to_csv(folder / "neurons.csv")
     report.plot(folder / "sensitivity.png")
     write_whole(folder / "model.safetensors", save(model.state_dict()))

@@ -165,6 +165,12 @@ class PairStatistics:
         torch.maximum(self.maxima, other.maxima.to(self.maxima.device), out=self.maxima)
         self.samples += other.samples
 
+    def copied_to(self, device: torch.device | str) -> PairStatistics:
+        """A copy on ``device``."""
+        copy = PairStatistics(self.neurons, device)
+        copy.merge(self)
+        return copy
+
     def metric(self, name: str) -> Tensor:
         """Metric ``name`` per neuron, ``[C]`` float64."""
         return metric(name, self.sums, self.maxima, self.samples)

@@ -85,16 +85,22 @@ def moved(inputs: Inputs, device: torch.device | None, dtype: torch.dtype | None
 
 
 def _items(data: Any) -> Iterator[Any]:
-    if isinstance(data, Tensor | str | Mapping) or not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
-        got = type(data).__name__
-        raise TypeError(
-            f"data must give batches or samples (inputs, labels), or be a tuple of two tensors, got a {got}"
-        )
-    if isinstance(data, IterableDataset):
-        return iter(data)
-    if isinstance(data, Sized) and hasattr(data, "__getitem__") and not isinstance(data, list | tuple):
+    check_data(data, "data must give batches or samples (inputs, labels), or be a tuple of two tensors")
+    if by_index(data):
         return (data[index] for index in range(len(data)))  # a map-style data set need not stop by itself
     return iter(data)
+
+
+def check_data(data: Any, wanted: str) -> None:
+    """``TypeError`` that begins with ``wanted`` if ``data`` cannot be read item by item."""
+    if isinstance(data, Tensor | str | Mapping) or not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
+        raise TypeError(f"{wanted}, got a {type(data).__name__}")
+
+
+def by_index(data: Any) -> bool:
+    """Whether items of ``data`` are read by their number, as those of lists and map-style data sets."""
+    unordered = isinstance(data, IterableDataset | Tensor | str | Mapping)
+    return not unordered and isinstance(data, Sized) and hasattr(data, "__getitem__")
 
 
 def is_sample(item: Any) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from neurosens_fast.support.files import remove_parts
+from neurosens_fast.support.names import REPORT
 from neurosens_fast.support.processes import wait_for_all
 
 from .identity import batch_fingerprint, difference
@@ -27,9 +28,6 @@ from .report import AuditReport
 from .source import NumberedBatch, Share
 from .storage import Progress, ReportError, load_with_progress
 from .storage import save as save_report
-
-REPORT = "audit.safetensors"
-"""The file of the complete report."""
 
 
 class CheckpointWarning(UserWarning):
@@ -59,7 +57,7 @@ class Checkpoint:
         self._identity, self._share, self._report, self._seconds = identity, share, report, seconds
         self._saved = time.monotonic()
         self._content = ""
-        self._run, self._scores = run, run.scores
+        self._run = run
         self.found = False
         self._warned = False
 
@@ -136,8 +134,9 @@ class Checkpoint:
 
     def _sweep(self) -> None:
         """Remove what a process left that was killed while it wrote."""
-        for path in (self.path, *([self.folder / REPORT] if self._share.rank == 0 else [])):
-            remove_parts(path)
+        remove_parts(self.folder, self.path.name)
+        if self._share.rank == 0:
+            remove_parts(self.folder, REPORT)
 
     def _wait(self) -> None:
         if self._share.world > 1:
@@ -154,16 +153,23 @@ class Checkpoint:
         self.next, self.sample, self._content = facts["next"], facts["sample"], facts["content"]
         self._begun = self.next
         self._run.largest = facts["largest"]
-        if self._scores is not None:
-            self._scores.go_on_from(progress.pending_scores, facts["score_layers"])
+        if self._run.scores is not None:
+            self._run.scores.go_on_from(progress.pending_scores, facts["score_layers"])
         return report
 
     def save(self) -> None:
         """Write the state. ``ReportError`` if that fails; what was written before is then still there."""
         self._saved = time.monotonic()
-        facts = {"identity": self._identity, "next": self.next, "sample": self.sample, "content": self._content}
-        facts |= {"score_layers": [] if self._scores is None else self._scores.layers, "largest": self._run.largest}
-        pending = torch.empty(0, dtype=torch.float64) if self._scores is None else self._scores.pending
+        scores = self._run.scores
+        facts = {
+            "identity": self._identity,
+            "next": self.next,
+            "sample": self.sample,
+            "content": self._content,
+            "largest": self._run.largest,
+            "score_layers": [] if scores is None else scores.layers,
+        }
+        pending = torch.empty(0, dtype=torch.float64) if scores is None else scores.pending
         save_report(self._report(), self.path, Progress(facts, pending))
 
 

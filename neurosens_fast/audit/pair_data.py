@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from neurosens_fast.capture import Inputs, batch_length, leaves
+
+from .batches import by_index, check_data
 
 _SIDES = ("benign", "other")
 
@@ -49,16 +50,10 @@ def pair_data(data: Any) -> Any:
     ``data`` is a tuple of tensors ``(benign, other)`` or ``(benign, other, labels)``, a map-style data set of samples
     ``(benign, other[, label])``, or anything that gives batches ``(benign, other[, labels])`` when it is iterated.
     """
-    if isinstance(data, Tensor | str | Mapping) or not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
-        got = type(data).__name__
-        raise TypeError(f"data of pairs must give batches (benign, other) or samples of them, got a {got}")
+    check_data(data, "data of pairs must give batches (benign, other) or samples of them")
     if isinstance(data, tuple) and len(data) in (2, 3) and all(isinstance(item, Tensor) for item in data):
         return _MapStyle(_Rows(data))
-    if isinstance(data, IterableDataset | DataLoader | list | tuple) or not (
-        isinstance(data, Sized) and hasattr(data, "__getitem__")
-    ):
-        return _Batches(data)
-    return _MapStyle(data)
+    return _Batches(data) if isinstance(data, list | tuple) or not by_index(data) else _MapStyle(data)
 
 
 class _Rows:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from operator import itemgetter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neurosens_fast.capture import (
     Inputs,
     PairRows,
+    Selection,
     TapRow,
     Taps,
     leaves,
@@ -22,21 +23,23 @@ from neurosens_fast.capture import (
     verify_pairing,
 )
 from neurosens_fast.folding import FusedTaps
-from neurosens_fast.statistics import PairStatistics
 from neurosens_fast.support.random_state import random_state
 
 from .descriptions import package_versions
 from .pair_data import split_pair
 from .per_sample import ClassTotals, SampleMeans
-from .report import AuditReport, LayerAudit
+from .report import AuditReport, LayerAudit, union
 from .scores import ScoreWriter
 from .setting import AttackCallable, Setting
+
+Problems = dict[str, tuple[str, ValueError | TypeError]]
+"""Row -> its layer and what is wrong with it."""
 
 
 class AuditRun(ABC):
     """One audit under way. Counts of right predictions stay on the device until the end.
 
-        ``rows`` holds the totals of the layers. ``by_class`` adds them up for each class too, ``scores`` takes those of
+    ``rows`` holds the totals of the layers. ``by_class`` adds them up for each class too, ``scores`` takes those of
     single samples. ``whole`` is false while the totals hold a part of a batch. ``largest`` is the number of pairs that
     went through the model at once after memory ran out.
     """
@@ -53,8 +56,7 @@ class AuditRun(ABC):
         self.counts: dict[str, Tensor | int] = {"labelled": 0, "correct_benign": 0, "correct_adversarial": 0}
         self.fused: tuple[str, ...] = ()
         self.not_fused = ""
-        self._before: AuditReport | None = None
-        self._prepared = False
+        self._ready = False
 
     @abstractmethod
     def measure(self, inputs: Inputs, labels: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
@@ -75,7 +77,6 @@ class AuditRun(ABC):
 
     def go_on_from(self, report: AuditReport) -> None:
         """Begin with what ``report`` has added up."""
-        self._before = report
         self.samples = report.samples
         self.counts = {name: getattr(report, name) for name in self.counts}
         self.functional = report.functional
@@ -90,14 +91,8 @@ class AuditRun(ABC):
     def add(self, inputs: Inputs, labels: Tensor, first: int) -> None:
         """Measure one batch; in parts where the device has too little memory for all of it."""
         begins = not self.samples
-        if self._before is not None:
-            self._move_totals(leaves(inputs)[0].device)
-        with random_state(0):  # what is tried first must not take random numbers from the work on the batch
-            if begins:
-                self.begin(inputs)
-            if not self._prepared:
-                self.prepare(inputs)
-                self._prepared = True
+        if not self._ready:
+            self._get_ready(inputs)
         means = SampleMeans(len(labels))
         predicted = torch.full((len(labels), 2), -1, dtype=torch.int64, device=labels.device)
         classes = 0
@@ -158,6 +153,26 @@ class AuditRun(ABC):
             notes=tuple(self.notes),
         )
 
+    def _get_ready(self, inputs: Inputs) -> None:
+        device = leaves(inputs)[0].device
+        for row in self.rows.rows.values():  # of an audit that goes on
+            row.statistics = row.statistics.copied_to(device)
+        if self.classes is not None:
+            self.classes = {name: totals.copied_to(device) for name, totals in self.classes.items()}
+        with random_state(0):  # what is tried first must not take random numbers from the work on the batch
+            if not self.samples:
+                self.begin(inputs)
+            self.prepare(inputs)
+        self._ready = True
+
+    def _check(
+        self, model: nn.Module, selection: Selection, inputs: Inputs, axes: Mapping[str, int] | None
+    ) -> Problems:
+        """What is wrong with layers of ``model``; notes the functions that no tap can reach."""
+        found = verify_pairing(model, selection, inputs, axes, self.setting.autocast)
+        self.functional = union(self.functional, map(str, found.functional))
+        return found.problems
+
     def _halve(self, pairs: int) -> None:
         self.largest = (pairs + 1) // 2
         self.notes.append(
@@ -196,25 +211,15 @@ class AuditRun(ABC):
             facts = torch.stack((numbers, labels, *predicted.unbind(1)), 1)
             self.scores.add(facts, means.scores(self.rows.rows).to(facts.device), list(self.rows.rows))
 
-    def _move_totals(self, device: torch.device) -> None:
-        self._before = None
-        for name, row in self.rows.rows.items():
-            totals = PairStatistics(row.statistics.neurons, device)
-            totals.merge(row.statistics)
-            row.statistics = totals
-            if self.classes is not None and name in self.classes:
-                old = self.classes[name]
-                self.classes[name] = ClassTotals(old.classes, row.statistics.neurons, totals.sums.device)
-                self.classes[name].merge(old)
-
     def _on_cpu(self, name: str, row: TapRow) -> LayerAudit:
-        totals = PairStatistics(row.statistics.neurons)
-        totals.merge(row.statistics)
-        by_class = None
-        if self.classes is not None and name in self.classes:
-            by_class = ClassTotals(self.classes[name].classes, totals.neurons)
-            by_class.merge(self.classes[name])
-        return LayerAudit(row.module_type, row.channel_dim, row.shape, totals, by_class)
+        by_class = None if self.classes is None else self.classes.get(name)
+        return LayerAudit(
+            row.module_type,
+            row.channel_dim,
+            row.shape,
+            row.statistics.copied_to("cpu"),
+            None if by_class is None else by_class.copied_to("cpu"),
+        )
 
 
 class PairedRun(AuditRun):
@@ -244,15 +249,9 @@ class PairedRun(AuditRun):
         """Compare the pair with two forwards apart, layer by layer, where that is wanted."""
         if not self.verify:
             return
-        found = verify_pairing(
-            self.setting.model,
-            self.rows.selection,
-            self.setting.model_inputs(inputs),
-            self.channel_dims,
-            self.setting.autocast,
-        )
-        self.functional = tuple(str(activation) for activation in found.functional)
-        for row, (layer, error) in found.problems.items():
+        inputs = self.setting.model_inputs(inputs)
+        problems = self._check(self.setting.model, self.rows.selection, inputs, self.channel_dims)
+        for row, (layer, error) in problems.items():
             self.rows.skip(row, layer, error)
 
     def prepare(self, inputs: Inputs) -> None:

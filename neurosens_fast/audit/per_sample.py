@@ -47,17 +47,15 @@ class ClassTotals:
         self.sums[: other.classes] += other.sums.to(self.sums.device)
         self.samples[: other.classes] += other.samples.to(self.samples.device)
 
+    def copied_to(self, device: torch.device | str) -> ClassTotals:
+        """A copy on ``device``."""
+        copy = ClassTotals(self.classes, self.sums.shape[1], device)
+        copy.merge(self)
+        return copy
+
     def means(self) -> Tensor:
         """Mean |d| by class and neuron, ``[K, C]``; NaN where a class has no sample."""
         return self.sums / torch.where(self.samples > 0, self.samples, torch.nan)[:, None]
-
-
-def merged_classes(parts: list[ClassTotals]) -> ClassTotals:
-    """The totals of all ``parts``."""
-    merged = ClassTotals(max(part.classes for part in parts), parts[0].sums.shape[1])
-    for part in parts:
-        merged.merge(part)
-    return merged
 
 
 class SampleMeans:

@@ -15,7 +15,7 @@ from neurosens_fast import ops
 from neurosens_fast.columns import MAXIMA, SUMS
 from neurosens_fast.statistics import METRICS, PairStatistics
 
-from .per_sample import ClassTotals, merged_classes
+from .per_sample import ClassTotals
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -341,11 +341,12 @@ class AuditReport:
                     f"cannot merge layer {name!r}: {ours.statistics.neurons} neurons on axis {axes[0]} and "
                     f"{theirs.statistics.neurons} on axis {axes[1]}"
                 )
-            total = PairStatistics(ours.statistics.neurons)
-            total.merge(ours.statistics)
+            total = ours.statistics.copied_to("cpu")
             total.merge(theirs.statistics)
-            both = None if ours.by_class is None or theirs.by_class is None else [ours.by_class, theirs.by_class]
-            classes = None if both is None else merged_classes(both)
+            classes = None
+            if ours.by_class is not None and theirs.by_class is not None:
+                classes = ours.by_class.copied_to("cpu")
+                classes.merge(theirs.by_class)
             merged[name] = replace(ours, statistics=total, by_class=classes)
         return replace(
             self,

@@ -62,13 +62,12 @@ def audit(
     ``data`` gives batches ``(x, y)``: inputs ``[N, ...]`` (a tensor, or a tuple or dict of tensors) and
     labels ``[N]``; or samples, from a map-style data set or an iterable, which are joined to batches of
     ``batch_size``; or it is one tuple of two tensors. At most ``max_samples`` samples are used. ``attack``
-    is any callable ``(x, y) -> x_adv``; None says that the data hold pairs such as corrupted or
-    paraphrased inputs: tensors, samples of a map-style data set, or batches, each ``(benign, other)`` or
-    ``(benign, other, labels)``.
-    ``layers`` is anything that ``capture.select_layers`` takes: a group
-    of ``capture.LAYER_GROUPS``, names, globs, or a function; ``channel_dims`` maps names or globs to the
-    channel axis where the rule of ``capture.channels`` does not fit. ``tokens`` says which positions of token layouts
-    count, ``"all"``, ``"cls"`` or ``"last"``; under an ``attention_mask`` in dict inputs padding counts nowhere.
+    is any callable ``(x, y) -> x_adv``; None says that the data hold pairs such as corrupted or paraphrased
+    inputs: tensors, samples of a map-style data set, or batches, each ``(benign, other)`` or ``(benign, other,
+    labels)``. ``layers`` is anything that ``capture.select_layers`` takes: a group of ``capture.LAYER_GROUPS``,
+    names, globs, or a function; ``channel_dims`` maps names or globs to the channel axis where the rule of
+    ``capture.channels`` does not fit. ``tokens`` says which positions of token layouts count, ``"all"``, ``"cls"`` or
+    ``"last"``; under an ``attention_mask`` in dict inputs padding counts nowhere.
 
     Batches are moved to ``device`` (default: the model's, and it must be the model's). ``dtype`` bfloat16 or
     float16 runs the paired forward under autocast, float32 or float64 casts the inputs. ``progress`` shows a
@@ -107,9 +106,7 @@ def audit(
         "model": model_description or describe_model(setting.model),
         "attack": attack_description or (describe_callable(attack) if attack is not None else "pairs in the data"),
         "data": data_description or describe_data(data),
-        "layer_choice": describe_layers(layers),
-        "tokens": tokens,
-        "dtype": _dtype_name(dtype),
+        **_common_facts(layers, tokens, dtype),
     }
     identity = {"channel_dims": dict(channel_dims or {}), "fuse": fuse}
     share = _share(distributed)
@@ -166,9 +163,7 @@ def audit_pairs(
         "model": f"{names[0]} and {names[1]}",
         "attack": "none, the second model instead",
         "data": data_description or describe_data(data),
-        "layer_choice": describe_layers(layers),
-        "tokens": tokens,
-        "dtype": _dtype_name(dtype),
+        **_common_facts(layers, tokens, dtype),
     }
     identity = {"channel_dims": dict(channel_dims or {}), "layers_b": dict(layers_b or {})}
     share = _share(distributed)
@@ -280,5 +275,6 @@ def _check_counts(batch_size: int, max_samples: int | None) -> None:
         check_count(name, value)
 
 
-def _dtype_name(dtype: torch.dtype | None) -> str:
-    return str(dtype or "as given").removeprefix("torch.")
+def _common_facts(layers: Layers, tokens: str, dtype: torch.dtype | None) -> dict[str, str]:
+    dtype_name = str(dtype or "as given").removeprefix("torch.")
+    return {"layer_choice": describe_layers(layers), "tokens": tokens, "dtype": dtype_name}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from neurosens_fast.support.files import remove_parts
 from neurosens_fast.support.packages import import_package
 from neurosens_fast.support.processes import wait_for_all
 
@@ -48,18 +49,16 @@ class ScoreWriter:
         self.layers: list[str] = []
         self._share, self._rows = share, rows
         self._parts: list[Tensor] = []
-        self._length = 0
 
     def begin(self, resumed: bool) -> None:
         """Make the folder. ``ReportError`` where it holds scores of another audit or cannot be made."""
-        if not resumed and any(self.folder.glob(_PATTERN)):
+        if not resumed and score_parts(self.folder):
             raise ReportError(f"{self.folder} holds scores already; choose another folder or remove them")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ReportError(f"cannot write to the folder {self.folder}: {error.strerror or error}") from error
-        for part in self.folder.glob(f".{_PATTERN}.*.part"):
-            part.unlink(missing_ok=True)
+        remove_parts(self.folder, _PATTERN)
         if self._share.world > 1:
             wait_for_all()  # before anyone writes what others would find
 
@@ -71,7 +70,7 @@ class ScoreWriter:
     def go_on_from(self, pending: Tensor, layers: Sequence[str]) -> None:
         """Begin with rows that were pending when an audit was ended."""
         self.layers = list(layers)
-        self._parts, self._length = [pending], len(pending)
+        self._parts = [pending]
 
     def add(self, facts: Tensor, scores: Tensor, layers: Sequence[str]) -> None:
         """Add rows: ``facts`` ``[N, 4]`` as the first of :data:`FACTS`, ``scores`` ``[N, 1 + L]``."""
@@ -80,8 +79,7 @@ class ScoreWriter:
         elif self.layers != list(layers):
             raise ValueError("the layers that ran are not the same in all batches; scores per sample cannot be kept")
         self._parts.append(torch.cat((facts.double(), scores.double()), 1).cpu())
-        self._length += len(facts)
-        if self._length >= self._rows:
+        if sum(map(len, self._parts)) >= self._rows:
             self.flush()
 
     def flush(self) -> None:
@@ -92,7 +90,12 @@ class ScoreWriter:
             stream = io.BytesIO()
             _frame(rows, self.layers).to_parquet(stream, index=False)
             write_whole(path, stream.getvalue())
-        self._parts, self._length = [], 0
+        self._parts = []
+
+
+def score_parts(folder: str | PathLike[str]) -> list[Path]:
+    """The files of scores in ``folder``."""
+    return sorted(Path(folder).glob(_PATTERN))
 
 
 def read_scores(folder: str | PathLike[str]) -> DataFrame:
@@ -105,7 +108,7 @@ def read_scores(folder: str | PathLike[str]) -> DataFrame:
     import pandas
 
     import_package("pyarrow", "scores per sample need")
-    paths = sorted(Path(folder).glob(_PATTERN))
+    paths = score_parts(folder)
     if not paths:
         raise ReportError(f"{folder} holds no scores; audit with scores first")
     return pandas.concat([pandas.read_parquet(path) for path in paths]).sort_values("sample", ignore_index=True)

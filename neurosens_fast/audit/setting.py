@@ -72,10 +72,8 @@ class Setting:
         cast = None if self.autocast is not None else self.dtype
         if labels.is_floating_point() and bool((labels != labels.round()).any()):
             raise ValueError("labels must be whole class numbers, got fractions among them")
-        labels = labels.long()
-        return moved(inputs, self.device, cast), labels if self.device is None else labels.to(
-            self.device, non_blocking=self.on_cuda
-        )
+        labels = labels.to(self.device or labels.device, torch.int64, non_blocking=self.on_cuda)
+        return moved(inputs, self.device, cast), labels
 
     @contextmanager
     def explained(self, inputs: Inputs) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 from neurosens_fast.capture import Inputs, batch_length, mapped
 from neurosens_fast.support.random_state import seed_globally
 
-from .batches import as_batch, batches, is_sample, joined, two_tensors
+from .batches import as_batch, batches, by_index, is_sample, joined, two_tensors
 
 _ORDER, _MAKING = 0, 1  # streams of random numbers
 
@@ -75,14 +75,14 @@ def numbered_batches(
     seed_globally(seed, _ORDER)
     if two_tensors(data):
         yield from _slices(data, batch_size, max_samples, share)
-    elif type(data) is DataLoader and _by_index(data):
+    elif type(data) is DataLoader and _draws_indices(data):
         if share.world > 1 and isinstance(data.sampler, DistributedSampler):
             raise ValueError(
                 "a DistributedSampler gives each process a share of the data, of which a distributed audit would take "
                 "a share again; give the DataLoader no sampler"
             )
         yield from _loaded(data, data.collate_fn, _Places(data.batch_sampler or (), max_samples, share), seed)
-    elif _map_style(data):
+    elif _gives_samples(data):
         chunks = (list(range(at, min(at + batch_size, len(data)))) for at in range(0, len(data), batch_size))
         reader = DataLoader(data, batch_size=batch_size, num_workers=workers)
         yield from _loaded(reader, joined, _Places(chunks, max_samples, share), seed)
@@ -190,14 +190,9 @@ def _streamed(data: Any, batch_size: int, most: int | None, share: Share, seed: 
         first += length
 
 
-def _by_index(loader: Any) -> bool:
+def _draws_indices(loader: Any) -> bool:
     return loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
 
 
-def _map_style(data: Any) -> bool:
-    """Whether ``data`` gives samples by index."""
-    if isinstance(data, IterableDataset | DataLoader | Tensor | str | Mapping):
-        return False
-    if not isinstance(data, Sized) or not hasattr(data, "__getitem__") or not len(data):
-        return False
-    return is_sample(data[0])
+def _gives_samples(data: Any) -> bool:
+    return by_index(data) and len(data) > 0 and is_sample(data[0])

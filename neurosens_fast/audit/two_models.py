@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from neurosens_fast.capture import Inputs, PairedModels, logits_of, verify_pairing
+from neurosens_fast.capture import Inputs, PairedModels, logits_of
 
 from .paired_run import AuditRun
 from .scores import ScoreWriter
@@ -36,11 +36,8 @@ class TwoModelRun(AuditRun):
         if not self.verify:
             return
         for model, selection, axes in self.rows.sides():
-            found = verify_pairing(model, selection, inputs, axes, self.setting.autocast)
-            self.functional += tuple(str(activation) for activation in found.functional)
-            for row, (layer, error) in found.problems.items():
+            for row, (layer, error) in self._check(model, selection, inputs, axes).items():
                 self.rows.skip(*self.rows.names_in_a(model, row, layer), error)
-        self.functional = tuple(dict.fromkeys(self.functional))
 
     def measure(self, inputs: Inputs, labels: Tensor, first: int) -> tuple[Tensor | None, Tensor | None]:
         """Run both models."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from neurosens_fast.support.names import REPORT
+
 from .interrupts import endings_told
 from .options import GROUPS, AttackOptions, DataOptions, ModelOptions, OutputOptions, RunOptions
 from .output import OutputFolder, print_facts, print_notes, standard_output
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
     from .prepare import Subject
 
-REPORT = "audit.safetensors"
 CLASSES = "classes.csv"
 SCORES = "scores"
 FILES = (REPORT, "neurons.csv", "sensitivity.png", "report.md", "report.html")
@@ -133,6 +134,7 @@ def run(
     """
     from neurosens_fast.audit import audit, read_scores
     from neurosens_fast.audit.checkpoint import unfinished
+    from neurosens_fast.audit.scores import score_parts
     from neurosens_fast.audit.storage import write_whole
     from neurosens_fast.audit.tables import (
         accuracies,
@@ -171,41 +173,37 @@ def run(
         rank, world = rank_and_world()
         console = standard_output(output.quiet or rank > 0)
         if output.overwrite and rank == 0:
-            for file in (*unfinished(path), path / REPORT, *(path / SCORES).glob("part-*.parquet")):
+            for file in (*unfinished(path), path / REPORT, *score_parts(path / SCORES)):
                 file.unlink(missing_ok=True)
         wait_for_all()
         print_facts(
             console, [*subject.facts(), ("layers", f"{', '.join(chosen)}: {counted(found['modules'], 'module')}")]
         )
         begin = time.perf_counter()
-        report = (
-            complete
-            if complete is not None
-            else audit(
-                subject.model,
-                subject.data,
-                subject.attack,
-                chosen,
-                channel_dims=channels,
-                tokens=tokens,
-                device=subject.device,
-                dtype=subject.dtype,
-                batch_size=data.batch_size,
-                max_samples=data.max_samples,
-                progress=output.progress and not output.quiet,
-                seed=computing.seed,
-                model_description=subject.model_description,
-                data_description=subject.data_description,
-                attack_description=subject.attack_description,
-                workers=workers,
-                checkpoint=path,
-                checkpoint_seconds=save_every,
-                resume=resume,
-                distributed=world > 1,
-                fuse=fuse,
-                by_class=by_class,
-                scores=path / SCORES if scores else None,
-            )
+        report = complete or audit(
+            subject.model,
+            subject.data,
+            subject.attack,
+            chosen,
+            channel_dims=channels,
+            tokens=tokens,
+            device=subject.device,
+            dtype=subject.dtype,
+            batch_size=data.batch_size,
+            max_samples=data.max_samples,
+            progress=output.progress and not output.quiet,
+            seed=computing.seed,
+            model_description=subject.model_description,
+            data_description=subject.data_description,
+            attack_description=subject.attack_description,
+            workers=workers,
+            checkpoint=path,
+            checkpoint_seconds=save_every,
+            resume=resume,
+            distributed=world > 1,
+            fuse=fuse,
+            by_class=by_class,
+            scores=path / SCORES if scores else None,
         )
         taken = time.perf_counter() - begin
         if rank > 0:

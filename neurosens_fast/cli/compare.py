@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .audit import REPORT
+from neurosens_fast.support.names import REPORT
+
 from .output import OutputFolder, print_facts, print_notes, standard_output
 from .parsing import count_or_share, one_of
 from .show import read_report

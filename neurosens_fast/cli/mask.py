@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .audit import REPORT
+from neurosens_fast.support.names import REPORT
+
 from .options import GROUPS, AttackOptions, DataOptions, ModelOptions, OutputOptions, RunOptions
 from .output import OutputFolder, print_facts, print_notes, standard_output
 from .parsing import count_or_share, listed, one_of

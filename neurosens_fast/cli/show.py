@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .audit import REPORT
+from neurosens_fast.support.names import REPORT
+
 from .output import print_facts, print_notes, standard_output
 from .parsing import count_or_share, one_of
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import os
 import secrets
@@ -37,10 +36,9 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
 
 
-def remove_parts(path: str | PathLike[str]) -> None:
-    """Remove what :func:`write_whole` leaves beside ``path`` where its process is killed."""
-    target = Path(path)
-    for part in target.parent.glob(f".{glob.escape(target.name)}.*{_PART}"):
+def remove_parts(folder: str | PathLike[str], pattern: str) -> None:
+    """Remove what :func:`write_whole` left of files called like ``pattern`` in ``folder``, where it was killed."""
+    for part in Path(folder).glob(f".{pattern}.*{_PART}"):
         with contextlib.suppress(OSError):
             part.unlink()
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from neurosens_fast.audit import AuditReport, audit
-from neurosens_fast.audit.checkpoint import REPORT, unfinished
+from neurosens_fast.audit.checkpoint import unfinished
+from neurosens_fast.support.names import REPORT
 from tests.adapters.processes import ROOT, run_processes
 
 from .conftest import build

@@ -113,6 +113,10 @@ def own(tmp_path: Path) -> Path:
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an audit of the untrained digits network; tests do not change it."""
     folder = tmp_path_factory.mktemp("audited") / "run"
-    words = ["--model", "digits-cnn", "--data", "digits", "--attack", "fgsm", "--eps", "0.2", "--max-samples", "40"]
-    assert main(["audit", *words, "--batch-size", "16", "--quiet", "--out", str(folder)]) == 0
+    return audit_into(folder, *("--attack", "fgsm", "--eps", "0.2", "--max-samples", "40", "--batch-size", "16"))
+
+
+def audit_into(folder: Path, *words: str) -> Path:
+    """``folder``, once an audit of the untrained digits network is in it."""
+    assert main(["audit", "--model", "digits-cnn", "--data", "digits", *words, "--quiet", "--out", str(folder)]) == 0
     return folder

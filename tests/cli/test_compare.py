@@ -9,9 +9,8 @@ import pandas
 import pytest
 
 from neurosens_fast.audit import AuditReport, compare
-from neurosens_fast.cli import main
 
-from .conftest import Run
+from .conftest import Run, audit_into
 
 FILES = ["comparison.csv", "comparison.png", "neurons.csv"]
 
@@ -20,9 +19,8 @@ FILES = ["comparison.csv", "comparison.png", "neurons.csv"]
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an audit of the same network under PGD, with fewer samples and other layers."""
     folder = tmp_path_factory.mktemp("other") / "run"
-    words = ["--model", "digits-cnn", "--data", "digits", "--attack", "pgd", "--eps", "0.1", "--max-samples", "30"]
-    assert main(["audit", *words, "--layers", "relu[123],conv1", "--quiet", "--out", str(folder)]) == 0
-    return folder
+    words = ("--attack", "pgd", "--eps", "0.1", "--max-samples", "30", "--layers", "relu[123],conv1")
+    return audit_into(folder, *words)
 
 
 def test_tables(run: Run, audited: Path, other: Path) -> None:

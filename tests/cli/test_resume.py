@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from neurosens_fast.audit.checkpoint import REPORT, unfinished
+from neurosens_fast.audit.checkpoint import unfinished
+from neurosens_fast.support.names import REPORT
 
 from .test_process import PATH, heed_ctrl_c
 
