@@ -109,9 +109,11 @@ def relu_accumulate_pair_statistics_(sums: Tensor, maxima: Tensor, pair: Tensor,
     check_totals(sums, maxima, "pair", pair, channel_dim)
     if pair.requires_grad and torch.is_grad_enabled():
         raise ValueError("pair requires a gradient and this operator has none; call it under torch.no_grad()")
-    if any(size > 1 and step == 0 for size, step in zip(pair.shape, pair.stride(), strict=True)):
+    steps = pair.stride()
+    if 0 in steps and any(size > 1 and step == 0 for size, step in zip(pair.shape, steps, strict=True)):
         raise ValueError(
             "pair has elements that share memory, as expand makes them, and cannot be overwritten; clone it first"
         )
-    _ops.relu_accumulate_pair_statistics_(sums, maxima, pair.detach(), channel_dim)
+    own = pair.detach() if pair.requires_grad else pair  # a dispatch less
+    _ops.relu_accumulate_pair_statistics_(sums, maxima, own, channel_dim)
     mutated(sums, maxima, pair)

@@ -87,7 +87,8 @@ struct ColumnSource : TileInput<T> {
   using type = T;
   // 2 KiB of each half: short enough that the memory is never idle for long.
   static constexpr int64_t kBlock = 2048 / (kTile * int64_t(sizeof(T)));
-  using TileInput<T>::z, TileInput<T>::z_adv, TileInput<T>::stride, TileInput<T>::stride_adv, TileInput<T>::channels;
+  using TileInput<T>::z, TileInput<T>::z_adv, TileInput<T>::stride, TileInput<T>::stride_adv, TileInput<T>::channels,
+      TileInput<T>::relu;
   using Copy = T[2][kBlock * kTile];
   static constexpr int kTiles = kRangeTiles;
   ColumnSource() = default;
@@ -101,13 +102,15 @@ struct ColumnSource : TileInput<T> {
     // Whole vectors would read past a partial tile; rows at such strides evict each other from L1.
     const bool whole = padded == channels;
     const bool evict = stride * int64_t(sizeof(T)) % 4096 == 0 && length > 1;
-    for (int64_t i = s; i < s + length; ++i) write_relu<T>(*this, i * stride, i * stride_adv, channels);
+    const bool as_it_lies = whole && !evict;
     const TileInput<T> in = this->after_relu();
-    if (whole && !evict) return {in.z + s * stride, in.z_adv + s * stride_adv, stride, stride_adv};
-    for (int64_t i = 0; i < length; ++i) {
+    for (int64_t i = 0; i < length && (relu || !as_it_lies); ++i) {
+      write_relu<T>(*this, (s + i) * stride, (s + i) * stride_adv, channels);
+      if (as_it_lies) continue;
       copy_row(copy[0] + i * kTile, in.z + (s + i) * stride, padded);
       copy_row(copy[1] + i * kTile, in.z_adv + (s + i) * stride_adv, padded);
     }
+    if (as_it_lies) return {in.z + s * stride, in.z_adv + s * stride_adv, stride, stride_adv};
     return {copy[0], copy[1], kTile, kTile};
   }
   NS_HD Ahead<T> ahead(int64_t s) const {

@@ -20,10 +20,9 @@ struct Halves {
 
 // Whether the halves can be read as they lie, rows or columns, in the order in which a dense copy would be: strided
 // positions of a single channel are columns, and rows once they are copied.
-inline bool is_readable(const Tensor& pair, int64_t channel_dim) {
-  const Halves halves(pair);
+inline bool is_readable(const Tensor& half, int64_t channel_dim) {
   Layout layout;
-  return describe(channel_second(halves.benign, channel_dim), 1, layout) &&
+  return describe(half, channel_dim, layout) &&
          (layout.rows() || (layout.columns() && (layout.channels != 1 || layout.positions <= 1)));
 }
 
@@ -32,22 +31,29 @@ inline bool is_readable(const Tensor& pair, int64_t channel_dim) {
 // `out`'s memory, so that sums of it are added in the order in which those of torch's ReLU would be.
 template <typename Use>
 void with_relu(const Tensor& pair, const Tensor& out, int64_t channel_dim, Use&& use) {
-  const auto walk = [&](const Tensor& x, const Tensor& y, int64_t channel) {
-    const Halves from(x), to(y);
-    const Pair activations(from.benign, from.adversarial, channel);
-    Pair relu(to.benign, to.adversarial, channel);
-    use(activations, relu);
-  };
-  if (same_strides(pair, out) && is_readable(pair, channel_dim)) return walk(pair, out, channel_dim);
+  const Halves halves(pair);
+  channel_dim = check_pair(halves.benign, halves.adversarial, channel_dim);
+  if (same_strides(pair, out) && is_readable(halves.benign, channel_dim)) {
+    const Pair activations(halves.benign, halves.adversarial, channel_dim);
+    Pair relu = activations;
+    if (&pair != &out) {
+      const Halves to(out);
+      relu = Pair(to.benign, to.adversarial, channel_dim);
+    }
+    return use(activations, relu);
+  }
   Tensor dense = torch::stable::empty_like(pair), from = pair, to = out;
-  if (!is_readable(dense, channel_dim)) {
+  if (!is_readable(Halves(dense).benign, channel_dim)) {
     from = channel_second(pair, channel_dim), to = channel_second(out, channel_dim), channel_dim = 1;
     std::vector<int64_t> sizes;
     for (int64_t i = 0; i < from.dim(); ++i) sizes.push_back(from.size(i));
     dense = torch::stable::new_empty(pair, sizes);
   }
   torch::stable::copy_(dense, from);
-  walk(dense, dense, channel_dim);
+  const Halves parts(dense);
+  const Pair activations(parts.benign, parts.adversarial, channel_dim);
+  Pair relu = activations;
+  use(activations, relu);
   torch::stable::copy_(to, dense);
 }
 

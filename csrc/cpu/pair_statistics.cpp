@@ -38,17 +38,22 @@ Tensor pair_statistics(const Tensor& benign, const Tensor& adversarial, int64_t 
 // How accumulation is cut: samples into groups, channels into ranges. Depends on the shape only, so that
 // the order of additions never depends on the number of threads.
 struct Partition {
-  static constexpr int64_t kTasks = 64;  // enough for the threads of a large machine
+  static constexpr int64_t kTasks = 64;    // enough for the threads of a large machine
+  static constexpr int64_t kFewTasks = 8;  // fewer leave threads of a small one without work
   int64_t groups, group, ranges, range;
 
   Partition(const Layout& s, int64_t channels_per_task) {
     range = channels_per_task;
     ranges = divide_up(s.channels, range);
     // The groups' totals, 17 doubles per channel, must stay small beside the data.
-    const int64_t affordable = s.samples * s.positions / 1024;
+    const int64_t affordable = s.samples * s.positions / 256;
     groups = std::clamp<int64_t>(std::min(kTasks / std::max<int64_t>(ranges, 1), affordable), 1, s.samples);
     group = divide_up(s.samples, groups);
     groups = divide_up(s.samples, group);
+    while (groups * ranges < kFewTasks && range > 2 * kTile) {
+      range /= 2;
+      ranges = divide_up(s.channels, range);
+    }
   }
 };
 
@@ -110,10 +115,11 @@ class Accumulation {
   }
   void add_rows(int64_t g, int64_t r, TermTotals out) {
     for (int64_t n = g * part_.group; n < end_of_group(g); ++n) {
-      tiles_.statistics(n, r * part_.range, kEverything, [&](int64_t c, const Tile<A>& tile, int channels) {
+      const auto add = [&](int64_t c, const Tile<A>& tile, int channels) {
         tiles_.kernels_of().add_terms(tile, channels, shape_.positions, out, c, means(false, n) + c,
                                       means(true, n) + c);
-      });
+      };
+      tiles_.statistics(n, r * part_.range, kEverything, add, part_.range);
     }
   }
   void add_units(int64_t g, int64_t r, TermTotals out) {
@@ -208,13 +214,12 @@ void accumulate_pair_statistics_(Tensor sums, Tensor maxima, const Tensor& benig
 }
 
 void relu_accumulate_pair_statistics_(Tensor sums, Tensor maxima, Tensor pair, int64_t channel_dim) {
-  const Halves halves(pair);
-  channel_dim = check_pair(halves.benign, halves.adversarial, channel_dim);
   check_overwritable(pair, "pair");
-  check_totals(sums, pair.size(channel_dim), kSumCount, "sums");
-  check_totals(maxima, pair.size(channel_dim), kRowMaxima, "maxima");
-  with_relu(pair, pair, channel_dim,
-            [&](const Pair& activations, Pair& relu) { accumulate(sums, maxima, activations, &relu, "pair"); });
+  with_relu(pair, pair, channel_dim, [&](const Pair& activations, Pair& relu) {
+    check_totals(sums, activations.layout.channels, kSumCount, "sums");
+    check_totals(maxima, activations.layout.channels, kRowMaxima, "maxima");
+    accumulate(sums, maxima, activations, &relu, "pair");
+  });
 }
 
 }  // namespace

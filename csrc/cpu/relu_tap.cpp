@@ -12,8 +12,6 @@ namespace {
 
 Means measure_relu(const Tensor& pair, const Tensor& out, const std::string& norm, int64_t channel_dim) {
   const Distance distance = distance_named(norm);
-  const Halves halves(pair);
-  check_pair(halves.benign, halves.adversarial, channel_dim);
   Means means;
   with_relu(pair, out, channel_dim,
             [&](const Pair& activations, Pair& relu) { means = mean_distances(activations, distance, &relu); });
