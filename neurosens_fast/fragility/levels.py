@@ -1,0 +1,43 @@
+"""Attacks of several strengths on one model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+from neurosens_fast.audit.setting import AttackCallable
+
+MakeAttack = Callable[..., AttackCallable]
+"""Called as ``attack(model, eps=eps)``, gives an attack ``(x, y) -> x_adv``: an attack class such as ``FGSM``, a
+``functools.partial`` of one, or a function."""
+
+
+def checked_eps(eps: float | Iterable[float]) -> tuple[float, ...]:
+    """The strengths as numbers; ``ValueError`` for none, negative, repeated or infinite ones."""
+    levels = tuple(float(value) for value in ([eps] if isinstance(eps, int | float) else eps))
+    if not levels:
+        raise ValueError("eps is empty; give at least one strength, as in eps=[0.02, 0.05, 0.1]")
+    for level in levels:
+        if not (math.isfinite(level) and level >= 0):
+            raise ValueError(f"eps must be numbers of at least 0, got {level:g}")
+    if len(set(levels)) < len(levels):
+        raise ValueError("eps holds a strength twice; give each once")
+    return levels
+
+
+def attacks_of(model: nn.Module, attack: MakeAttack, eps: Iterable[float]) -> list[AttackCallable]:
+    """One attack on ``model`` for each of ``eps``; ``TypeError`` with the mend for what makes none."""
+    mend = "give what makes one for a model and eps, as in attack=FGSM or functools.partial(PGD, steps=10)"
+    if not callable(attack):
+        raise TypeError(f"attack must be a callable (model, eps=...) -> attack, got {type(attack).__name__}; {mend}")
+    made = []
+    for level in eps:
+        try:
+            made.append(attack(model, eps=level))
+        except TypeError as error:
+            raise TypeError(f"attack cannot be called as attack(model, eps={level:g}) ({error}); {mend}") from error
+        if not callable(made[-1]):
+            raise TypeError(f"attack(model, eps={level:g}) gave a {type(made[-1]).__name__}, not an attack; {mend}")
+    return made

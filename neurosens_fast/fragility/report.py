@@ -1,0 +1,182 @@
+"""What nodal dropout found: accuracy without each neuron, and which neurons are fragile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .counts import Counts
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SCORES: dict[str, str] = {
+    "clean": "accuracy on clean inputs with the neuron dropped, less that without",
+    "adversarial": "the same on adversarial inputs",
+    "difference": "the adversarial score less the clean one",
+}
+"""What a neuron is judged by (Pravin et al., ICANN 2021 and AIJ 327:104060, 2024; our reconstruction)."""
+
+CLASSES: dict[str, str] = {
+    "fragile": "score below -threshold: the network needs the neuron",
+    "robust": "score within the threshold: it does not",
+    "antifragile": "score above the threshold: it does better without",
+}
+"""Classes of neurons by score."""
+
+
+@dataclass(repr=False)
+class FragilityReport:
+    """Accuracy with each neuron of ``layer`` set to zero, clean and at every ``eps``, and how it was measured.
+
+    ``zeroed`` is the layer at whose output the zeros are: ``layer`` itself or the norm behind it. ``neurons`` are the
+    channels that were dropped, of ``channels`` in all, in the order of every ``[K]`` tensor; ``counts`` holds what was
+    counted. ``where`` and ``protocol`` are those of :func:`nodal_dropout`; ``model``, ``attack`` and ``data`` describe
+    what was measured, ``dtype``, ``device``, ``seed`` and ``versions`` what to repeat it with. ``notes`` tell how it
+    was computed.
+    """
+
+    layer: str
+    zeroed: str
+    module_type: str
+    channels: int
+    neurons: tuple[int, ...]
+    eps: tuple[float, ...]
+    counts: Counts
+    where: str
+    protocol: str
+    model: str
+    attack: str
+    data: str
+    dtype: str
+    device: str
+    seed: int
+    versions: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        levels = ", ".join(f"{value:g}" for value in self.eps)
+        return (
+            f"FragilityReport({self.model}; {self.attack}, eps {levels}; {len(self.neurons)} neurons of {self.layer}, "
+            f"{self.samples:,} samples)"
+        )
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return self.counts.samples
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of clean samples classified rightly with nothing dropped."""
+        return float(self.counts.accuracy()[0])
+
+    def adversarial_accuracy(self, eps: float | None = None) -> float:
+        """The same of adversarial samples at ``eps``, by default the largest."""
+        return float(self.counts.accuracy()[self._place(eps)])
+
+    def accuracy(self, eps: float | None = None, clean: bool = False) -> Tensor:
+        """Accuracy with each neuron dropped, ``[K]`` float64: at ``eps`` (default: the largest), or ``clean``."""
+        place = 0 if clean else self._place(eps)
+        return self.counts.accuracy()[place] + self.counts.change()[:, place]
+
+    def score(self, score: str = "adversarial", eps: float | None = None) -> Tensor:
+        """Score of each neuron, ``[K]`` float64, one of :data:`SCORES`, at ``eps`` (default: the largest).
+
+        Raises ``ValueError`` for an unknown score or an eps that was not measured.
+        """
+        place = self._column(score, eps)
+        change = self.counts.change()
+        return change[:, place] - change[:, 0] if score == "difference" else change[:, place]
+
+    def standard_error(self, score: str = "adversarial", eps: float | None = None) -> Tensor:
+        """Standard error of :meth:`score`, ``[K]``, from the samples' paired changes."""
+        place = self._column(score, eps)
+        errors = self.counts.difference_error() if score == "difference" else self.counts.change_error()
+        return errors[:, place]
+
+    def p_value(self, score: str = "adversarial", eps: float | None = None) -> Tensor:
+        """Exact two-sided McNemar test of each neuron, ``[K]``: that dropping it changes no accuracy.
+
+        NaN for the difference, which that test does not cover.
+        """
+        place = self._column(score, eps)
+        if score == "difference":
+            return torch.full((len(self.neurons),), torch.nan, dtype=torch.float64)
+        return self.counts.p_values()[:, place]
+
+    def threshold(self, score: str = "adversarial", eps: float | None = None) -> float:
+        """The threshold of :meth:`classes` by default: the binomial standard error of the accuracy without dropping.
+
+        Of the difference: the root of the sum of the squares of both. A choice of this package.
+        """
+        place = self._column(score, eps)
+        error = self.counts.accuracy_error()
+        return float(error[place] if score != "difference" else (error[place] ** 2 + error[0] ** 2).sqrt())
+
+    def classes(
+        self, score: str = "adversarial", eps: float | None = None, threshold: float | None = None
+    ) -> tuple[str, ...]:
+        """The class of each neuron, one of :data:`CLASSES`, with ``threshold`` (default: :meth:`threshold`).
+
+        Raises ``ValueError`` for a negative threshold, an unknown score or eps.
+        """
+        limit = self.threshold(score, eps) if threshold is None else threshold
+        if not limit >= 0:
+            raise ValueError(f"threshold must be a number of at least 0, got {threshold}")
+        names = tuple(CLASSES)
+        return tuple(
+            names[0] if value < -limit else names[2] if value > limit else names[1]
+            for value in self.score(score, eps).tolist()
+        )
+
+    def to_pandas(self, threshold: float | None = None) -> DataFrame:
+        """One row per neuron and eps: accuracies, and for each of :data:`SCORES` score, error, p-value and class."""
+        from pandas import DataFrame, concat
+
+        frames = []
+        for eps in self.eps:
+            columns: dict[str, object] = {
+                "layer": self.layer,
+                "neuron": list(self.neurons),
+                "eps": eps,
+                "clean_accuracy": self.accuracy(clean=True).numpy(),
+                "adversarial_accuracy": self.accuracy(eps).numpy(),
+            }
+            for score in SCORES:
+                columns[score] = self.score(score, eps).numpy()
+                columns[f"{score}_standard_error"] = self.standard_error(score, eps).numpy()
+                if score != "difference":
+                    columns[f"{score}_p_value"] = self.p_value(score, eps).numpy()
+                columns[f"{score}_class"] = list(self.classes(score, eps, threshold))
+            frames.append(DataFrame(columns))
+        return concat(frames, ignore_index=True)
+
+    def to_csv(self, path: str | PathLike[str], threshold: float | None = None) -> None:
+        """Write :meth:`to_pandas` as CSV with full float64 precision; the file appears whole or not at all."""
+        from neurosens_fast.audit.storage import write_whole
+
+        write_whole(path, self.to_pandas(threshold).to_csv(index=False, lineterminator="\n").encode())
+
+    def _place(self, eps: float | None) -> int:
+        if eps is None:
+            return 1 + self.eps.index(max(self.eps))
+        if eps not in self.eps:
+            raise ValueError(f"eps {eps} was not measured; choose one of {listed(self.eps)}")
+        return 1 + self.eps.index(eps)
+
+    def _column(self, score: str, eps: float | None) -> int:
+        if score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        place = self._place(eps)
+        return 0 if score == "clean" else place
+
+
+def listed(values: Sequence[float]) -> str:
+    """``0.02, 0.05``."""
+    return ", ".join(f"{value:g}" for value in values)
