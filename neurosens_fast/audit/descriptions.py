@@ -29,7 +29,9 @@ def describe_model(model: nn.Module) -> str:
 
 
 def describe_callable(attack: Callable[..., Any]) -> str:
-    """The ``repr`` of an attack object, or the name of a function: one line without memory addresses."""
+    """The ``repr`` of an attack object, or the name of a function or class: one line without memory addresses."""
+    if isinstance(attack, type):
+        return attack.__name__
     if isinstance(attack, functools.partial):
         given = [repr(value) for value in attack.args] + [
             f"{name}={value!r}" for name, value in attack.keywords.items()

@@ -4,6 +4,7 @@ A reconstruction of Pravin, Martino, Nicosia and Ojha (ICANN 2021; AIJ 327:10406
 """
 
 from .counts import Counts
+from .dropout import nodal_dropout
 from .report import CLASSES, SCORES, FragilityReport
 
-__all__ = ["CLASSES", "SCORES", "Counts", "FragilityReport"]
+__all__ = ["CLASSES", "SCORES", "Counts", "FragilityReport", "nodal_dropout"]

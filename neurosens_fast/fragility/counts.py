@@ -46,11 +46,11 @@ class Counts:
 
     def accuracy(self) -> Tensor:
         """Accuracy with nothing dropped, ``[1 + E]`` float64."""
-        return self.correct / self.samples
+        return self.correct.double() / self.samples
 
     def change(self) -> Tensor:
         """Accuracy with neuron k dropped less that without, ``[K, 1 + E]`` float64."""
-        return (self.gained - self.lost) / self.samples
+        return (self.gained - self.lost).double() / self.samples
 
     def accuracy_error(self) -> Tensor:
         """Binomial standard error of :meth:`accuracy`, ``[1 + E]``."""
@@ -60,12 +60,12 @@ class Counts:
     def change_error(self) -> Tensor:
         """Standard error of :meth:`change`, ``[K, 1 + E]``: of the mean of n paired changes."""
         mean = self.change()
-        return (((self.gained + self.lost) / self.samples - mean**2).clamp(min=0) / self.samples).sqrt()
+        return (((self.gained + self.lost).double() / self.samples - mean**2).clamp(min=0) / self.samples).sqrt()
 
     def difference_error(self) -> Tensor:
         """Standard error of the change under a condition less the clean change, ``[K, 1 + E]``; 0 for clean."""
         squares = self.gained + self.lost
-        mean_square = (squares + squares[:, :1] - 2 * self.joint) / self.samples
+        mean_square = (squares + squares[:, :1] - 2 * self.joint).double() / self.samples
         mean = self.change() - self.change()[:, :1]
         return ((mean_square - mean**2).clamp(min=0) / self.samples).sqrt()
 

@@ -32,7 +32,8 @@ ADAPTIVE_MEND = "build it on this very model, or use protocol='fixed'"
 class Masks(AttachedHooks):
     """Context manager that sets the neurons of ``active`` to zero in every forward of ``model``.
 
-    ``active`` maps rows of a report (``relu``, ``relu#2``) to bool masks ``[C]`` along the axes ``channel_dims``.
+    ``active`` maps rows of a report (``relu``, ``relu#2``) to bool masks along the axes ``channel_dims``: ``[C]``, or
+    ``[N, C]`` with one for each sample.
     Of an output that is a tuple, list or mapping, its first tensor is masked. Outputs are never written in place: they
     may be a module's input too. ``applied`` counts the outputs that were masked.
     """
@@ -77,7 +78,9 @@ class Masks(AttachedHooks):
 
 def _zeroed(values: Tensor, mask: Tensor, axis: int) -> Tensor:
     shape = [1] * values.dim()
-    shape[axis] = len(mask)
+    shape[axis] = mask.shape[-1]
+    if mask.dim() == 2:
+        shape[0] = len(mask)
     return values.masked_fill(mask.view(shape).to(values.device), 0)
 
 

@@ -1,0 +1,245 @@
+"""Nodal dropout: accuracy with each neuron of a layer set to zero, clean and under attack."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neurosens_fast.attacks import FGSM
+from neurosens_fast.audit.batches import Data
+from neurosens_fast.audit.descriptions import (
+    describe_callable,
+    describe_data,
+    describe_model,
+    package_versions,
+)
+from neurosens_fast.audit.loop import go_over
+from neurosens_fast.audit.masking import PROTOCOLS
+from neurosens_fast.audit.masking.hooks import ADAPTIVE_MEND, Masks
+from neurosens_fast.audit.progress import Report
+from neurosens_fast.audit.setting import AttackCallable, Setting, check_count
+from neurosens_fast.capture import Inputs, leaves, mapped
+from neurosens_fast.folding import TRIAL_SAMPLES, NotTraced
+
+from .counts import Counts
+from .dropped import Dropped, PlainDropped, SplitDropped, right_without
+from .levels import MakeAttack, attacks_of, checked_eps
+from .place import Place, find_place
+from .report import FragilityReport
+
+EPS = (0.02, 0.05, 0.1)
+"""Strengths of attacks by default (a choice of this package)."""
+
+
+def nodal_dropout(
+    model: nn.Module,
+    data: Data,
+    layer: str | None = None,
+    attack: MakeAttack = FGSM,
+    eps: float | Iterable[float] = EPS,
+    protocol: str = "fixed",
+    where: str = "after_norm",
+    *,
+    neurons: Iterable[int] | None = None,
+    plain: bool = False,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    batch_size: int = 128,
+    max_samples: int | None = None,
+    progress: bool | Report = True,
+    seed: int = 0,
+    model_description: str | None = None,
+    data_description: str | None = None,
+    attack_description: str | None = None,
+) -> FragilityReport:
+    """Accuracy with each neuron of ``layer`` set to zero, clean and at every ``eps``, as a :class:`FragilityReport`.
+
+    ``layer`` is a dotted name (``relu#2``: its second call in a forward), by default the first convolution that runs.
+    ``where`` says whether zeros stand at its output (``"before_norm"``) or behind the norm that reads it
+    (``"after_norm"``, the layer's own output where there is none). ``neurons`` are the channels to drop, by default
+    all. ``attack`` makes an attack on a model for a strength, called as ``attack(model, eps=eps)``: an attack class
+    such as ``FGSM`` or a ``functools.partial`` of one. ``protocol="fixed"`` attacks the whole model once and shows
+    every dropped one the same inputs; ``"adaptive"`` attacks each dropped model anew, one attack per neuron and eps.
+
+    ``data`` and the rest are as in :func:`~neurosens_fast.audit.audit`, and so is the model afterwards. Source: nodal
+    dropout of Pravin et al., ICANN 2021; protocols, places, scores and classes are our reconstruction.
+
+    The model is cut behind the neurons, where torch.fx can: what comes before is computed once for a batch, what comes
+    after in passes that hold many neurons, on a private copy with folded batch norm; a sample of which a neuron is zero
+    already is not run again. Predictions differ from those of the model itself by rounding only. ``plain`` runs the
+    model as it is, one forward per neuron. The report's notes say which it was.
+
+    Raises ``ValueError`` or ``TypeError``, naming what was wrong and the mend: an unknown layer, place or protocol,
+    neurons out of range, a strength that is negative or given twice, a model without logits ``[N, classes]``, no
+    labels, data without a sample.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    levels = checked_eps(eps)
+    setting = Setting(model, None, device, dtype)
+    attacks = attacks_of(setting.model, attack, levels)
+    for name, value in (("batch_size", batch_size), ("max_samples", max_samples)):
+        check_count(name, value)
+    chosen = None if neurons is None else list(neurons)
+    run = _Run(setting, layer, where, chosen, attacks, protocol == "adaptive", plain)
+    go_over(
+        data,
+        run,
+        setting,
+        batch_size=batch_size,
+        max_samples=max_samples,
+        progress=progress,
+        title="nodal dropout",
+        seed=seed,
+    )
+    return FragilityReport(
+        layer=run.place.layer,
+        zeroed=run.place.zeroed,
+        module_type=run.place.module_type,
+        channels=run.place.channels,
+        neurons=tuple(run.neurons.tolist()),
+        eps=levels,
+        counts=run.counts,
+        where=where,
+        protocol=protocol,
+        model=model_description or describe_model(setting.model),
+        attack=attack_description or describe_callable(attack),
+        data=data_description or describe_data(data),
+        dtype=str(dtype or "as given").removeprefix("torch."),
+        device=str(setting.device or "cpu"),
+        seed=seed,
+        versions=package_versions(),
+        notes=run.notes(),
+    )
+
+
+class _Run:
+    """One experiment under way."""
+
+    place: Place
+    neurons: Tensor
+    counts: Counts
+
+    def __init__(
+        self,
+        setting: Setting,
+        layer: str | None,
+        where: str,
+        neurons: list[int] | None,
+        attacks: list[AttackCallable],
+        adaptive: bool,
+        plain: bool,
+    ) -> None:
+        self.setting, self.attacks, self.adaptive = setting, attacks, adaptive
+        self._asked = layer, where, neurons
+        self._plain = plain
+        self._how = ""
+        self._dropped: Dropped | None = None
+        self.samples = self.passes = self.skipped = 0
+
+    def add(self, inputs: Inputs, labels: Tensor, first: int) -> None:
+        """Drop every neuron on one batch."""
+        self._first = first
+        dropped = self._dropped or self._begin(inputs, labels.device)
+        before, after = [], []
+        right, without = self._without(dropped, inputs, labels)
+        before.append(right)
+        after.append(without)
+        for attack in self.attacks:
+            adversarial = self._attacked(attack, inputs, labels)
+            if self.adaptive:
+                right = dropped.load(adversarial).argmax(1) == labels
+                without = self._adapted(dropped, attack, inputs, labels)
+            else:
+                right, without = self._without(dropped, adversarial, labels)
+            before.append(right)
+            after.append(without)
+        self.counts.add(torch.stack(before), torch.stack(after, 1))
+        self.samples += len(labels)
+
+    def notes(self) -> tuple[str, ...]:
+        """How it was computed."""
+        whole = self.passes + self.skipped
+        if not self.skipped:
+            return (self._how,)
+        return self._how, f"{self.skipped / whole:.0%} of the runs were spared: the neuron was zero already"
+
+    def _begin(self, inputs: Inputs, device: torch.device) -> Dropped:
+        model, autocast = self.setting.model, self.setting.autocast
+        layer, where, neurons = self._asked
+        few = mapped(inputs, lambda leaf: leaf[: TRIAL_SAMPLES + 1])
+        self.place = find_place(model, layer, where, few, autocast)
+        self.neurons = _checked_neurons(neurons, self.place).to(device)
+        self.counts = Counts.zeros(len(self.neurons), 1 + len(self.attacks))
+        self._masks = Masks(model, {self.place.zeroed: self.place.axis})
+        self._dropped = self._made(few)
+        return self._dropped
+
+    def _made(self, few: Inputs) -> Dropped:
+        model, autocast = self.setting.model, self.setting.autocast
+        if not self._plain:
+            try:
+                split = SplitDropped(model, self.place, few, autocast)
+            except NotTraced as reason:
+                self._how = f"the whole model ran for each neuron: {reason}"
+            else:
+                folded = split.split.folded
+                self._how = f"what comes before {self.place.zeroed} was computed once; {folded} norms folded"
+                return split
+        else:
+            self._how = "the whole model ran for each neuron, as was asked for"
+        return PlainDropped(model, self.place, autocast)
+
+    def _without(self, dropped: Dropped, inputs: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether the samples are right with nothing dropped ``[N]``, and without each neuron ``[K, N]``."""
+        right = dropped.load(inputs).argmax(1) == labels
+        without, passes = right_without(dropped, labels, right, self.neurons)
+        self.passes += passes
+        self.skipped += without.numel() - passes
+        return right, without
+
+    def _adapted(self, dropped: Dropped, attack: AttackCallable, inputs: Inputs, labels: Tensor) -> Tensor:
+        """Whether the samples are right without each neuron, ``[K, N]``, under an attack on the model without it."""
+        found = []
+        for neuron in self.neurons:
+            mask = torch.zeros(self.place.channels, dtype=torch.bool, device=neuron.device)
+            mask[neuron] = True
+            self._masks.active = {self.place.zeroed: mask}
+            applied = self._masks.applied
+            with self._masks, _eager():
+                adversarial = self._attacked(attack, inputs, labels)
+            if self._masks.applied == applied and not _same(adversarial, inputs):
+                raise ValueError(f"the attack did not run layer {self.place.zeroed!r}; {ADAPTIVE_MEND}")
+            right = dropped.load(adversarial).argmax(1) == labels
+            found.append(right_without(dropped, labels, right, neuron[None])[0][0])
+        return torch.stack(found)
+
+    def _attacked(self, attack: AttackCallable, inputs: Inputs, labels: Tensor) -> Inputs:
+        return self.setting.attacked(attack, inputs, labels, self._first)
+
+
+def _same(first: Inputs, second: Inputs) -> bool:
+    return all(torch.equal(*pair) for pair in zip(leaves(first), leaves(second), strict=True))
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Runs an attack's compiled model as plain code, since compiled code calls no hooks."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def _checked_neurons(neurons: list[int] | None, place: Place) -> Tensor:
+    if neurons is None:
+        return torch.arange(place.channels)
+    if not neurons or len(set(neurons)) < len(neurons):
+        raise ValueError("neurons must name at least one channel, each once")
+    for neuron in neurons:
+        if isinstance(neuron, bool) or not isinstance(neuron, int):
+            raise TypeError(f"neurons must be whole numbers, got {neuron!r}")
+        if not 0 <= neuron < place.channels:
+            raise ValueError(f"neuron {neuron} is not among the {place.channels} channels of layer {place.layer!r}")
+    return torch.tensor(neurons)
