@@ -163,6 +163,15 @@ class FragilityReport:
 
         write_whole(path, self.to_pandas(threshold).to_csv(index=False, lineterminator="\n").encode())
 
+    def plot(self, path: str | PathLike[str]) -> None:
+        """Draw every neuron's score, clean and at each eps, and the sorted scores; the suffix decides the format.
+
+        Raises ``ValueError`` for an unknown format, ``ReportError`` if the file cannot be written.
+        """
+        from .plot import plot
+
+        plot(self, path)
+
     def _place(self, eps: float | None) -> int:
         if eps is None:
             return 1 + self.eps.index(max(self.eps))
