@@ -7,10 +7,10 @@ from pathlib import Path
 _NAME = "_neurosens_fast_kept"
 
 
-def note_kept(error: BaseException, folder: Path) -> None:
-    """Note on ``error`` that the audit so far is kept in ``folder``."""
+def note_kept(error: BaseException, folder: Path, noun: str) -> None:
+    """Note on ``error`` that the experiment so far, called ``noun``, is kept in ``folder``."""
     setattr(error, _NAME, folder)
-    error.add_note(f"what was done is kept in {folder}; the same audit with resume=True goes on from there")
+    error.add_note(f"what was done is kept in {folder}; the same {noun} with resume=True goes on from there")
 
 
 def kept_by(error: BaseException) -> Path | None:

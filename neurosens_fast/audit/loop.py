@@ -28,7 +28,9 @@ _WORK = 2  # the stream of random numbers of the work on a batch; those of its m
 class Run(Protocol):
     """One experiment under way."""
 
-    samples: int
+    @property
+    def samples(self) -> int:
+        """How many samples were worked on."""
 
     def add(self, inputs: Inputs, labels: Tensor, first: int) -> None:
         """Work on a batch that is on the device and not empty, and count its ``samples``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -15,7 +15,7 @@ from neurosens_fast.capture import Layers, PairedModels, Taps, untouched
 from neurosens_fast.support.processes import process_count, rank_and_world
 
 from .batches import Data, sample_count
-from .checkpoint import Checkpoint
+from .checkpoint import AuditState, Checkpoint
 from .descriptions import describe_callable, describe_data, describe_layers, describe_model
 from .identity import selected, structure_fingerprint, weights_fingerprint
 from .loop import NO_SAMPLE, go_over, nothing
@@ -222,11 +222,8 @@ class _Job:
                 "scores": run.scores is not None,
                 "torch": torch.__version__,
             }
-            store = Checkpoint(checkpoint, identity, share, run, report, seconds)
-            before = store.open(resume)
-            if before is not None:
-                run.go_on_from(before)
-                share = replace(share, start=store.next, also=store.sample)
+            store = Checkpoint(checkpoint, identity, share, AuditState(run, report), seconds)
+            share = store.open(resume)
         with ExitStack() as stack:
             stack.callback(run.close)
             if store is not None:

@@ -28,13 +28,14 @@ _ORDER, _MAKING = 0, 1  # streams of random numbers
 class Share:
     """Which of the batches a process works on: from number ``start`` on, every ``world``-th, beginning at ``rank``.
 
-    Batch ``also`` is read too, though it lies before.
+    Batch ``also`` is read too, though it lies before. ``noun`` names in errors what goes over the data.
     """
 
     start: int = 0
     rank: int = 0
     world: int = 1
     also: int | None = None
+    noun: str = "audit"
 
     def has(self, number: int) -> bool:
         """Whether batch ``number`` is among them."""
@@ -164,8 +165,8 @@ def _loaded(
 def _check_end(count: int, share: Share) -> None:
     if count < share.start:
         raise ValueError(
-            f"the data end after {count} batches, but {share.start} of this audit are done; give the same data, and no "
-            "iterator that was read before"
+            f"the data end after {count} batches, but {share.start} of this {share.noun} are done; give the same data, "
+            "and no iterator that was read before"
         )
 
 

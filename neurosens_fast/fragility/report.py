@@ -172,6 +172,26 @@ class FragilityReport:
 
         plot(self, path)
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a safetensors file with JSON metadata and a checksum; it appears whole or not at all.
+
+        Raises ``ReportError`` if the file cannot be written.
+        """
+        from .storage import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> FragilityReport:
+        """The report saved at ``path``.
+
+        Raises ``ReportError``, which names the file and the problem, for a file that is missing,
+        truncated, altered, or no report.
+        """
+        from .storage import load
+
+        return load(path)
+
     def _place(self, eps: float | None) -> int:
         if eps is None:
             return 1 + self.eps.index(max(self.eps))

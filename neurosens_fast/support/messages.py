@@ -19,6 +19,11 @@ def listing(items: Sequence[str], limit: int = 4) -> str:
     return ", ".join(items[:limit]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def with_article(noun: str) -> str:
+    """``an audit``, ``a run``: by the first letter, so not for words such as hour."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The text of an error on one line, cut after ``limit`` characters; its type where it has no text."""
     text = " ".join(str(error).split()) or type(error).__name__

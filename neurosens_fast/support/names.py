@@ -2,3 +2,6 @@
 
 REPORT = "audit.safetensors"
 """A complete audit report in a folder."""
+
+FRAGILITY_REPORT = "fragility.safetensors"
+"""A complete report of fragile and robust neurons in a folder."""

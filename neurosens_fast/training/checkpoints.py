@@ -6,8 +6,6 @@ comes next, ``training.json`` and ``log.csv`` what people read. Each file appear
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +13,53 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from neurosens_fast.support.checked_file import FileKind, FileProblem, checksum, read, serialised, write
 from neurosens_fast.support.files import write_whole
-from neurosens_fast.support.messages import listing, one_line
+from neurosens_fast.support.messages import listing
 
 FORMAT = "neurosens-fast training 1"
 BEST, LAST, CHECKPOINT = "best.safetensors", "last.safetensors", "checkpoint.safetensors"
 SUMMARY, LOG = "training.json", "log.csv"
 FILES = (BEST, LAST, CHECKPOINT, SUMMARY, LOG)
-_KEY = "neurosens_fast"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or does not belong to this run; the message names file and mend."""
 
 
+def _checksum(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    return checksum({name: value for name, value in header.items() if name != "format"}, tensors)
+
+
+_KIND = FileKind(
+    format=FORMAT,
+    version=None,
+    what="a training checkpoint",
+    part="checkpoint",
+    unlike="no file of a training",
+    checksum=_checksum,
+)
+
+
 def save_weights(path: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write weights by name, as ``load_model(weights=...)`` reads them, with ``facts`` as JSON in the header."""
-    write_whole(path, _serialised(state, {"format": FORMAT, **facts}))
+    write_whole(path, serialised({"format": FORMAT, **facts}, state))
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write the state of a run: tensors by name, and ``facts`` as JSON with a checksum over both."""
-    header = {"format": FORMAT, **facts}
-    header["sha256"] = _checksum(header, tensors)
-    write_whole(path, _serialised(tensors, header))
+    write(path, _KIND, facts, tensors)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What :func:`save_checkpoint` wrote, on the CPU. ``CheckpointError`` where it is missing or damaged."""
-    tensors, header = _read(path)
-    if header.pop("sha256", None) != _checksum(header, tensors):
-        raise CheckpointError(
-            f"{path} is damaged: its checksum does not match its content; {LAST} and {BEST} beside it hold weights to "
-            "start from, without resume"
-        )
-    return tensors, header
+    if not path.exists():
+        raise CheckpointError(f"there is no {path} to go on from; train without resume first")
+    try:
+        return read(path, _KIND, _tensors_and_facts)
+    except FileProblem as problem:
+        mend = f"{LAST} and {BEST} beside it hold weights to start from, without resume"
+        raise CheckpointError(f"{problem}; {mend}") from problem.__cause__
 
 
 def check_same_run(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -133,39 +143,5 @@ def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
 
 
-def _serialised(tensors: dict[str, Tensor], header: dict[str, Any]) -> bytes:
-    from safetensors.torch import save
-
-    return bytes(save(tensors, {_KEY: json.dumps(header)}))
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no {path} to go on from; train without resume first") from error
-    try:
-        tensors = load(content)
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][_KEY])
-        if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
-            raise ValueError("its header is that of another file")
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is truncated, damaged, or no file of a training ({one_line(error, 80)}); train without resume"
-        ) from error
-    return tensors, header
-
-
-def _checksum(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over the header (without format and checksum) and over names, types, shapes and bytes of all tensors."""
-    facts = {name: value for name, value in header.items() if name not in ("format", "sha256")}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
+def _tensors_and_facts(header: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    return tensors, {name: value for name, value in header.items() if name != "format"}
