@@ -232,6 +232,14 @@ class Checkpoint:
         self._state.save(self.path, facts)
 
 
+def check_checkpoint(checkpoint: str | PathLike[str] | None, seconds: object, resume: bool) -> None:
+    """``ValueError`` with the mend for the arguments ``checkpoint``, ``checkpoint_seconds`` and ``resume``."""
+    if checkpoint is None and resume:
+        raise ValueError("resume=True goes on in the folder of checkpoint=, which is not given")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+        raise ValueError(f"checkpoint_seconds must be a number of at least 0, got {seconds!r}")
+
+
 def unfinished(folder: str | PathLike[str], stem: str = AuditState.stem) -> list[Path]:
     """The files of unfinished experiments of one kind in ``folder``, of whatever number of processes."""
     return sorted(Path(folder).glob(f"{stem}.unfinished-*-of-*.safetensors"))

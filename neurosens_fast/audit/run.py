@@ -15,7 +15,7 @@ from neurosens_fast.capture import Layers, PairedModels, Taps, untouched
 from neurosens_fast.support.processes import process_count, rank_and_world
 
 from .batches import Data, sample_count
-from .checkpoint import AuditState, Checkpoint
+from .checkpoint import AuditState, Checkpoint, check_checkpoint
 from .descriptions import describe_callable, describe_data, describe_layers, describe_model
 from .identity import selected, structure_fingerprint, weights_fingerprint
 from .loop import NO_SAMPLE, go_over, nothing
@@ -205,10 +205,7 @@ class _Job:
             return run.report(facts, self.seed)
 
         store = None
-        if checkpoint is None and resume:
-            raise ValueError("resume=True goes on in the folder of checkpoint=, which is not given")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
-            raise ValueError(f"checkpoint_seconds must be a number of at least 0, got {seconds!r}")
+        check_checkpoint(checkpoint, seconds, resume)
         if checkpoint is not None:
             identity = {**facts, **identity} | {
                 "weights": ", ".join(map(weights_fingerprint, models)),

@@ -5,27 +5,33 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from neurosens_fast.attacks import FGSM
-from neurosens_fast.audit.batches import Data
+from neurosens_fast.audit.batches import Data, sample_count
+from neurosens_fast.audit.checkpoint import Checkpoint, check_checkpoint
 from neurosens_fast.audit.descriptions import (
     describe_callable,
     describe_data,
     describe_model,
     package_versions,
 )
-from neurosens_fast.audit.loop import go_over
+from neurosens_fast.audit.identity import structure_fingerprint, weights_fingerprint
+from neurosens_fast.audit.loop import go_over, nothing
 from neurosens_fast.audit.masking import PROTOCOLS
 from neurosens_fast.audit.masking.hooks import ADAPTIVE_MEND, Masks
 from neurosens_fast.audit.progress import Report
 from neurosens_fast.audit.setting import AttackCallable, Setting, check_count
+from neurosens_fast.audit.source import EVERYTHING
 from neurosens_fast.capture import Inputs, leaves, mapped
 from neurosens_fast.folding import TRIAL_SAMPLES, NotTraced
 
+from .checkpoint import CountsState
 from .counts import Counts
 from .dropped import Dropped, PlainDropped, SplitDropped, right_without
 from .levels import MakeAttack, attacks_of, checked_eps
@@ -56,6 +62,9 @@ def nodal_dropout(
     model_description: str | None = None,
     data_description: str | None = None,
     attack_description: str | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    checkpoint_seconds: float = 10.0,
+    resume: bool = False,
 ) -> FragilityReport:
     """Accuracy with each neuron of ``layer`` set to zero, clean and at every ``eps``, as a :class:`FragilityReport`.
 
@@ -66,8 +75,10 @@ def nodal_dropout(
     such as ``FGSM`` or a ``functools.partial`` of one. ``protocol="fixed"`` attacks the whole model once and shows
     every dropped one the same inputs; ``"adaptive"`` attacks each dropped model anew, one attack per neuron and eps.
 
-    ``data`` and the rest are as in :func:`~neurosens_fast.audit.audit`, and so is the model afterwards. Source: nodal
-    dropout of Pravin et al., ICANN 2021; protocols, places, scores and classes are our reconstruction.
+    ``data`` and the rest are as in :func:`~neurosens_fast.audit.audit`, and so is the model afterwards. With
+    ``checkpoint``, a folder, the report is written there as ``fragility.safetensors``, and a run that was ended goes on
+    with ``resume``. Source: nodal dropout of Pravin et al., ICANN 2021; protocols, places, scores and classes are our
+    reconstruction.
 
     The model is cut behind the neurons, where torch.fx can: what comes before is computed once for a batch, what comes
     after in passes that hold many neurons, on a private copy with folded batch norm; a sample of which a neuron is zero
@@ -85,45 +96,66 @@ def nodal_dropout(
     attacks = attacks_of(setting.model, attack, levels)
     for name, value in (("batch_size", batch_size), ("max_samples", max_samples)):
         check_count(name, value)
+    check_checkpoint(checkpoint, checkpoint_seconds, resume)
     chosen = None if neurons is None else list(neurons)
     run = _Run(setting, layer, where, chosen, attacks, protocol == "adaptive", plain)
-    go_over(
-        data,
-        run,
-        setting,
-        batch_size=batch_size,
-        max_samples=max_samples,
-        progress=progress,
-        title="nodal dropout",
-        seed=seed,
-    )
-    return FragilityReport(
-        layer=run.place.layer,
-        zeroed=run.place.zeroed,
-        module_type=run.place.module_type,
-        channels=run.place.channels,
-        neurons=tuple(run.neurons.tolist()),
-        eps=levels,
-        counts=run.counts,
-        where=where,
-        protocol=protocol,
-        model=model_description or describe_model(setting.model),
-        attack=attack_description or describe_callable(attack),
-        data=data_description or describe_data(data),
-        dtype=str(dtype or "as given").removeprefix("torch."),
-        device=str(setting.device or "cpu"),
-        seed=seed,
-        versions=package_versions(),
-        notes=run.notes(),
-    )
+    texts = {
+        "model": model_description or describe_model(setting.model),
+        "attack": attack_description or describe_callable(attack),
+        "data": data_description or describe_data(data),
+        "dtype": str(dtype or "as given").removeprefix("torch."),
+    }
+    store = None
+    share = EVERYTHING
+    if checkpoint is not None:
+        identity = texts | {
+            "weights": weights_fingerprint(setting.model),
+            "structure": structure_fingerprint(setting.model),
+            **{"layer": layer, "where": where, "neurons": chosen, "eps": levels, "protocol": protocol, "plain": plain},
+            **{"batch_size": batch_size, "max_samples": max_samples, "samples": sample_count(data, max_samples)},
+            **{"seed": seed, "torch": torch.__version__},
+        }
+        store = Checkpoint(checkpoint, identity, share, CountsState(run), checkpoint_seconds)
+        share = store.open(resume)
+    with nullcontext() if store is None else store.kept_after_errors():
+        go_over(
+            data,
+            run,
+            setting,
+            batch_size=batch_size,
+            max_samples=max_samples,
+            progress=progress,
+            title="nodal dropout",
+            seed=seed,
+            share=share,
+            before=nothing if store is None else store.check_data,
+            after=nothing if store is None else store.passed,
+        )
+        place = run.place
+        assert place is not None
+        report = FragilityReport(
+            layer=place.layer,
+            zeroed=place.zeroed,
+            module_type=place.module_type,
+            channels=place.channels,
+            neurons=tuple(run.facts["neurons"]),
+            eps=levels,
+            counts=run.counts,
+            where=where,
+            protocol=protocol,
+            device=str(setting.device or "cpu"),
+            seed=seed,
+            versions=package_versions(),
+            notes=run.notes(),
+            **texts,
+        )
+        if store is not None:
+            store.complete(report)
+    return report
 
 
 class _Run:
-    """One experiment under way."""
-
-    place: Place
-    neurons: Tensor
-    counts: Counts
+    """One experiment under way. ``facts`` is what it found out on its first batch, and how it came along."""
 
     def __init__(
         self,
@@ -138,9 +170,19 @@ class _Run:
         self.setting, self.attacks, self.adaptive = setting, attacks, adaptive
         self._asked = layer, where, neurons
         self._plain = plain
-        self._how = ""
         self._dropped: Dropped | None = None
-        self.samples = self.passes = self.skipped = 0
+        self.counts = Counts.zeros(0, 1 + len(attacks))
+        self.facts: dict[str, Any] = {"place": None, "neurons": [], "how": "", "passes": 0, "skipped": 0}
+
+    @property
+    def samples(self) -> int:
+        """Samples done."""
+        return self.counts.samples
+
+    @property
+    def place(self) -> Place | None:
+        """Where the neurons are, once a batch was seen."""
+        return None if self.facts["place"] is None else Place(**self.facts["place"])
 
     def add(self, inputs: Inputs, labels: Tensor, first: int) -> None:
         """Drop every neuron on one batch."""
@@ -160,61 +202,61 @@ class _Run:
             before.append(right)
             after.append(without)
         self.counts.add(torch.stack(before), torch.stack(after, 1))
-        self.samples += len(labels)
 
     def notes(self) -> tuple[str, ...]:
         """How it was computed."""
-        whole = self.passes + self.skipped
-        if not self.skipped:
-            return (self._how,)
-        return self._how, f"{self.skipped / whole:.0%} of the runs were spared: the neuron was zero already"
+        how, passes, skipped = (self.facts[name] for name in ("how", "passes", "skipped"))
+        if not skipped:
+            return (how,)
+        return how, f"{skipped / (passes + skipped):.0%} of the runs were spared: the neuron was zero already"
 
     def _begin(self, inputs: Inputs, device: torch.device) -> Dropped:
         model, autocast = self.setting.model, self.setting.autocast
         layer, where, neurons = self._asked
         few = mapped(inputs, lambda leaf: leaf[: TRIAL_SAMPLES + 1])
-        self.place = find_place(model, layer, where, few, autocast)
-        self.neurons = _checked_neurons(neurons, self.place).to(device)
-        self.counts = Counts.zeros(len(self.neurons), 1 + len(self.attacks))
-        self._masks = Masks(model, {self.place.zeroed: self.place.axis})
-        self._dropped = self._made(few)
+        place = find_place(model, layer, where, few, autocast)
+        chosen = _checked_neurons(neurons, place)
+        if not self.samples:
+            self.facts |= {"place": asdict(place), "neurons": chosen}
+            self.counts = Counts.zeros(len(chosen), 1 + len(self.attacks))
+        self._neurons = torch.tensor(chosen, device=device)
+        self._zeroed = place
+        self._masks = Masks(model, {place.zeroed: place.axis})
+        self._dropped, self.facts["how"] = self._made(place, few)
         return self._dropped
 
-    def _made(self, few: Inputs) -> Dropped:
+    def _made(self, place: Place, few: Inputs) -> tuple[Dropped, str]:
         model, autocast = self.setting.model, self.setting.autocast
+        reason = "as was asked for"
         if not self._plain:
             try:
-                split = SplitDropped(model, self.place, few, autocast)
-            except NotTraced as reason:
-                self._how = f"the whole model ran for each neuron: {reason}"
+                split = SplitDropped(model, place, few, autocast)
+            except NotTraced as error:
+                reason = str(error)
             else:
-                folded = split.split.folded
-                self._how = f"what comes before {self.place.zeroed} was computed once; {folded} norms folded"
-                return split
-        else:
-            self._how = "the whole model ran for each neuron, as was asked for"
-        return PlainDropped(model, self.place, autocast)
+                return split, f"what comes before {place.zeroed} was computed once; {split.split.folded} norms folded"
+        return PlainDropped(model, place, autocast), f"the whole model ran for each neuron: {reason}"
 
     def _without(self, dropped: Dropped, inputs: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Whether the samples are right with nothing dropped ``[N]``, and without each neuron ``[K, N]``."""
         right = dropped.load(inputs).argmax(1) == labels
-        without, passes = right_without(dropped, labels, right, self.neurons)
-        self.passes += passes
-        self.skipped += without.numel() - passes
+        without, passes = right_without(dropped, labels, right, self._neurons)
+        self.facts["passes"] += passes
+        self.facts["skipped"] += without.numel() - passes
         return right, without
 
     def _adapted(self, dropped: Dropped, attack: AttackCallable, inputs: Inputs, labels: Tensor) -> Tensor:
         """Whether the samples are right without each neuron, ``[K, N]``, under an attack on the model without it."""
         found = []
-        for neuron in self.neurons:
-            mask = torch.zeros(self.place.channels, dtype=torch.bool, device=neuron.device)
+        for neuron in self._neurons:
+            mask = torch.zeros(self._zeroed.channels, dtype=torch.bool, device=neuron.device)
             mask[neuron] = True
-            self._masks.active = {self.place.zeroed: mask}
+            self._masks.active = {self._zeroed.zeroed: mask}
             applied = self._masks.applied
             with self._masks, _eager():
                 adversarial = self._attacked(attack, inputs, labels)
             if self._masks.applied == applied and not _same(adversarial, inputs):
-                raise ValueError(f"the attack did not run layer {self.place.zeroed!r}; {ADAPTIVE_MEND}")
+                raise ValueError(f"the attack did not run layer {self._zeroed.zeroed!r}; {ADAPTIVE_MEND}")
             right = dropped.load(adversarial).argmax(1) == labels
             found.append(right_without(dropped, labels, right, neuron[None])[0][0])
         return torch.stack(found)
@@ -232,9 +274,9 @@ def _eager() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
-def _checked_neurons(neurons: list[int] | None, place: Place) -> Tensor:
+def _checked_neurons(neurons: list[int] | None, place: Place) -> list[int]:
     if neurons is None:
-        return torch.arange(place.channels)
+        return list(range(place.channels))
     if not neurons or len(set(neurons)) < len(neurons):
         raise ValueError("neurons must name at least one channel, each once")
     for neuron in neurons:
@@ -242,4 +284,4 @@ def _checked_neurons(neurons: list[int] | None, place: Place) -> Tensor:
             raise TypeError(f"neurons must be whole numbers, got {neuron!r}")
         if not 0 <= neuron < place.channels:
             raise ValueError(f"neuron {neuron} is not among the {place.channels} channels of layer {place.layer!r}")
-    return torch.tensor(neurons)
+    return neurons
