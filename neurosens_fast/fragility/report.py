@@ -172,6 +172,15 @@ class FragilityReport:
 
         plot(self, path)
 
+    def to_markdown(self, top: int = 20, picture: str | None = None) -> str:
+        """The report as a Markdown document: setting, accuracies, classes, the ``top`` most fragile neurons.
+
+        ``picture`` is the link to a picture, none without it.
+        """
+        from .document import to_markdown
+
+        return to_markdown(self, top, picture)
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write a safetensors file with JSON metadata and a checksum; it appears whole or not at all.
 

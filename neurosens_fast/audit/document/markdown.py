@@ -25,17 +25,17 @@ def to_markdown(report: AuditReport, by: str = "sensitivity", top: int | float =
     """See :meth:`AuditReport.to_markdown`."""
     parts = content(report, by, top)
     blocks = [
-        f"# {_escaped(parts.title)}",
-        "\n".join(f"- **{label}**: {_escaped(text)}" for label, text in parts.facts),
+        f"# {escaped(parts.title)}",
+        "\n".join(f"- **{label}**: {escaped(text)}" for label, text in parts.facts),
     ]
     if parts.notes:
-        blocks += ["## Notes", "\n".join(f"- {_escaped(note)}" for note in parts.notes)]
+        blocks += ["## Notes", "\n".join(f"- {escaped(note)}" for note in parts.notes)]
     if picture is not None:
-        blocks.append(f"![{_escaped(parts.caption)}]({quote(picture)})")
+        blocks.append(f"![{escaped(parts.caption)}]({quote(picture)})")
     for table in parts.tables:
-        blocks += [f"## {_escaped(table.title)}", _table(table)]
+        blocks += [f"## {escaped(table.title)}", table_text(table)]
         if table.note:
-            blocks.append(_escaped(table.note))
+            blocks.append(escaped(table.note))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -64,12 +64,14 @@ def picture_of(path: Path) -> Path:
     return path.with_suffix(".png")
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """``text`` on one line, so that Markdown shows it as it is."""
     return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
 
 
-def _table(table: Table) -> str:
+def table_text(table: Table) -> str:
+    """The rows of ``table`` under its headers."""
     rules = ["---:" if place in table.numbers else "---" for place in range(len(table.headers))]
     lines = [table.headers, tuple(rules), *table.rows]
-    cells = [[cell if line is lines[1] else _escaped(cell) for cell in line] for line in lines]
+    cells = [[cell if line is lines[1] else escaped(cell) for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
