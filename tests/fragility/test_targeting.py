@@ -40,7 +40,7 @@ def to_the_class(model: nn.Module, eps: float) -> Callable[[Tensor, Tensor], Ten
     """An attack that adds eps to the channel that bears the number of the class."""
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
-        x[torch.arange(len(x)), y] += eps
+        x[torch.arange(len(x), device=x.device), y] += eps
         return x
 
     return attack
@@ -52,8 +52,8 @@ def data() -> tuple[Tensor, Tensor]:
     return torch.ones(7, 4, 2, 2), torch.tensor(LABELS)
 
 
-def test_the_neuron_that_is_hit_is_the_most_hit(data: tuple[Tensor, Tensor]) -> None:
-    found = target(channelwise(), data, to_the_class, eps=[0.25, 0.5], batch_size=3)
+def test_the_neuron_that_is_hit_is_the_most_hit(data: tuple[Tensor, Tensor], device: str) -> None:
+    found = target(channelwise().to(device), data, to_the_class, eps=[0.25, 0.5], batch_size=3)
     assert (found.layer, found.zeroed, found.channels, found.samples) == ("conv", "conv", 4, 7)
     assert found.histogram.tolist() == [[3, 2, 1, 1]] * 2
     assert found.by_class.tolist() == [[[3, 0, 0, 0], [0, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]] * 2
