@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OLDEST := .venv-oldest
 RESULTS_DIR ?= gpu-results
-EXTRAS := adapters,demo,scores,train,dev
+EXTRAS := adapters,demo,scores,fragility,train,dev
 COMMA := ,
 PYTEST_FLAGS ?=
 # Tests run in one process per core, each with one thread of torch.

@@ -11,9 +11,10 @@ _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 """What to install for packages that are imported under another name."""
 
 
-def import_package(module: str, purpose: str) -> ModuleType:
+def import_package(module: str, purpose: str, extra: str | None = None) -> ModuleType:
     """The imported ``module``; ``purpose`` (``"mnist needs"``) begins the sentence if that fails.
 
+    ``extra`` is that of this package's extras which installs it, named in the command to type in place of it.
     Raises ``ModuleNotFoundError`` if its package is missing (with the command to type), or is installed but does
     not import: torchvision does not under a torch it was not built for.
     """
@@ -23,7 +24,8 @@ def import_package(module: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or package).partition(".")[0] == package:
-            raise ModuleNotFoundError(f"{purpose} {distribution}; type: pip install {distribution}") from error
+            wanted = f"'neurosens-fast[{extra}]'" if extra else distribution
+            raise ModuleNotFoundError(f"{purpose} {distribution}; type: pip install {wanted}") from error
         raise _broken(distribution, purpose, error) from error
     except Exception as error:  # whatever a package that does not fit its torch raises
         raise _broken(distribution, purpose, error) from error
