@@ -34,12 +34,9 @@ from neurosens_fast.folding import TRIAL_SAMPLES, NotTraced
 from .checkpoint import CountsState
 from .counts import Counts
 from .dropped import Dropped, PlainDropped, SplitDropped, right_without
-from .levels import MakeAttack, attacks_of, checked_eps
+from .levels import EPS, MakeAttack, attacks_of, checked_eps
 from .place import Place, find_place
 from .report import FragilityReport
-
-EPS = (0.02, 0.05, 0.1)
-"""Strengths of attacks by default (a choice of this package)."""
 
 
 def nodal_dropout(

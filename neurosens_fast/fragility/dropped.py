@@ -15,8 +15,8 @@ from neurosens_fast.support.messages import one_line
 from .place import Place
 from .split import SplitModel, chunks, largest_bytes
 
-_CACHE = 8 * 2**20
-"""Bytes of two layers' outputs in a row that one pass may hold on a CPU, where they are read from cache."""
+_CACHE = 32 * 2**20
+"""Bytes of two layers' outputs in a row that one pass may hold on a CPU: about a cache, which holds the weights too."""
 _DEVICE_MEMORY = 2**30
 """The same on a device, where large passes keep it busy."""
 

@@ -18,8 +18,7 @@ from neurosens_fast.capture import hookable
 from neurosens_fast.robustness import robust_accuracy
 
 from .counts import Counts
-from .dropout import EPS
-from .levels import MakeAttack, attacks_of, checked_eps
+from .levels import EPS, MakeAttack, attacks_of, checked_eps
 from .scaling import checked_model
 
 if TYPE_CHECKING:

@@ -14,6 +14,10 @@ MakeAttack = Callable[..., AttackCallable]
 ``functools.partial`` of one, or a function."""
 
 
+EPS = (0.02, 0.05, 0.1)
+"""Strengths of attacks by default (a choice of this package)."""
+
+
 def checked_eps(eps: float | Iterable[float]) -> tuple[float, ...]:
     """The strengths as numbers; ``ValueError`` for none, negative, repeated or infinite ones."""
     levels = tuple(float(value) for value in ([eps] if isinstance(eps, int | float) else eps))

@@ -34,13 +34,10 @@ from neurosens_fast.columns import ROW_STATISTICS
 from neurosens_fast.support.random_state import random_state
 
 from .correlations import Partner, audit_row, check_partners, correlations_of, partners_of
-from .levels import MakeAttack, attacks_of, checked_eps
+from .levels import EPS, MakeAttack, attacks_of, checked_eps
 from .place import Place, find_place
 from .report import FragilityReport
 from .targeting_report import TargetingReport
-
-EPS = (0.02, 0.05, 0.1)
-"""Strengths of attacks by default (a choice of this package)."""
 
 _PROBED = 4  # samples of the forward that finds the layer
 _SQUARES = [ROW_STATISTICS.index(name) for name in ("change_sq", "benign_sq")]
