@@ -109,14 +109,17 @@ class FilterReport:
     def change(self, score: str = "adversarial", eps: float | None = None) -> Tensor:
         """What filtering does to accuracy, ``[L]`` float64: the mean over filtered points, less that without a filter.
 
-        Filtered points are those that remove at least one weight; NaN where there is none. The difference is the
-        adversarial change less the clean one. This is what :meth:`classes` judges by, a choice of this package; it
-        depends on ``thresholds``, since points that remove nearly everything count as much as others.
+        Filtered points are those that remove at least one weight; 0 where there is none. The difference is the
+        adversarial change less the clean one, so it is positive too where both accuracies fall to the same floor. This
+        is what :meth:`classes` judges by, a choice of this package. It depends on the thresholds: points that remove
+        nearly everything count as much as others, so that ``"high"`` and ``"low"`` find most layers fragile.
+
+        Raises ``ValueError`` for an unknown score or an eps that was not measured.
         """
         place = self._column(score, eps)
-        changes = (self.correct - self.unfiltered).double() / self.samples
-        filtered = (self.removed > 0).double()
-        means = torch.einsum("lpe,lp->le", changes, filtered) / filtered.sum(1, keepdim=True)
+        filtered = (self.removed > 0)[..., None]
+        sums = ((self.correct - self.unfiltered) * filtered).sum(1)  # whole numbers, so that the mean is rounded once
+        means = sums.double() / (filtered.sum(1).clamp(min=1) * self.samples)
         return means[:, place] - means[:, 0] if score == "difference" else means[:, place]
 
     def threshold(self, score: str = "adversarial", eps: float | None = None) -> float:

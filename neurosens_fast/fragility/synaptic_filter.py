@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from neurosens_fast.capture import Inputs, Layers, plain_forward
 from .dropout import EPS
 from .filter_report import KINDS, FilterReport
 from .levels import MakeAttack, attacks_of, checked_eps
-from .weights import Band, WeightGroup, find_weights, group_of
+from .weights import Band, WeightGroup, find_weights
 
 FILTER_SCOPES: dict[str, str] = {
     "layer": "one layer at a time, sizes relative to the largest of the layer; one curve per layer",
@@ -95,8 +95,10 @@ def synaptic_filter(
     setting = Setting(model, None, device, dtype)
     setting.check_weights()  # before their sizes are read
     weights, notes = find_weights(setting.model, layers)
-    parts = [(WHOLE, weights)] if scope == "global" else [(name, {name: weight}) for name, weight in weights.items()]
-    groups = [group_of(name, part) for name, part in parts]
+    if scope == "global":
+        groups = [WeightGroup.of(WHOLE, weights.values())]
+    else:
+        groups = [WeightGroup.of(name, [weight]) for name, weight in weights.items()]
     run = _Run(setting, attacks_of(setting.model, attack, levels), groups, bands)
     go_over(
         data,
@@ -207,12 +209,14 @@ class _Run:
             self.correct[place] += self._right(group.filtered(band), shown, labels)
         self.samples += len(labels)
 
-    def _right(self, weights: Mapping[str, Tensor], shown: Sequence[Inputs], labels: Tensor) -> Tensor:
+    def _right(self, weights: dict[str, Tensor], shown: Sequence[Inputs], labels: Tensor) -> Tensor:
         """How many samples are right under each condition, ``[1 + E]``, with ``weights`` in place of the model's."""
         model, autocast = self.setting.model, self.setting.autocast
 
         def filtered(*arguments: Any, **keywords: Any) -> Any:
-            return functional_call(model, dict(weights), arguments, keywords)
+            # The weights hold every name; torch's own search would swap a module that has two names twice, and leave
+            # the filtered weight in it.
+            return functional_call(model, weights, arguments, keywords, tie_weights=False)
 
         outputs = (plain_forward(model, inputs, autocast, filtered) for inputs in shown)
         return torch.stack([(needed_logits(output, len(labels)).argmax(1) == labels).sum() for output in outputs])

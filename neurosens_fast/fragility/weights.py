@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,41 +16,53 @@ Band = tuple[float, float]
 
 
 @dataclass(frozen=True)
+class LayerWeight:
+    """A weight, and the names under which modules hold it: one name for each module, however many names that has."""
+
+    parameter: nn.Parameter
+    names: tuple[str, ...]
+
+    def within(self, band: Band, largest: float) -> Tensor:
+        """Which of its sizes lie within ``band``, a bool tensor of its shape."""
+        sizes = self.parameter.detach().abs().to(torch.float64)  # so that no bound is rounded to the weights' dtype
+        lower, upper = band
+        return (sizes > lower * largest) & (sizes <= upper * largest)
+
+
+@dataclass(frozen=True)
 class WeightGroup:
-    """Weights that are filtered together: layer -> its weight, and the ``largest`` absolute value of them all.
+    """Weights that are filtered together, and the ``largest`` absolute value of them all.
 
     ``count`` is the number of weights that are not 0. Those that are have nothing to lose and are not counted.
     """
 
     name: str
-    weights: dict[str, nn.Parameter]
+    weights: tuple[LayerWeight, ...]
     largest: float
     count: int
 
+    @classmethod
+    def of(cls, name: str, weights: Iterable[LayerWeight]) -> WeightGroup:
+        """The ``weights`` under one name."""
+        held = tuple(weights)
+        values = [weight.parameter.detach() for weight in held]
+        largest = max(float(value.abs().max()) for value in values)
+        return cls(name, held, largest, sum(int(value.count_nonzero()) for value in values))
+
     def filtered(self, band: Band) -> dict[str, Tensor]:
         """Parameter name -> a copy of the weight with 0 in the place of sizes within ``band``."""
-        return {
-            f"{layer}.weight": weight.detach().masked_fill(self._within(weight, band), 0)
-            for layer, weight in self.weights.items()
-        }
+        changed: dict[str, Tensor] = {}
+        for weight in self.weights:
+            copy = weight.parameter.detach().masked_fill(weight.within(band, self.largest), 0)
+            changed.update(dict.fromkeys(weight.names, copy))
+        return changed
 
     def up_to(self, share: float) -> int:
         """How many weights have a size above 0 and up to ``share`` of the largest."""
-        return sum(int(self._within(weight, (0.0, share)).sum()) for weight in self.weights.values())
-
-    def _within(self, weight: Tensor, band: Band) -> Tensor:
-        sizes = weight.detach().abs().to(torch.float64)  # so that no bound is rounded to the weights' dtype
-        lower, upper = band
-        return (sizes > lower * self.largest) & (sizes <= upper * self.largest)
+        return sum(int(weight.within((0.0, share), self.largest).sum()) for weight in self.weights)
 
 
-def group_of(name: str, weights: Mapping[str, nn.Parameter]) -> WeightGroup:
-    """The ``weights`` under one name."""
-    largest = max(float(weight.detach().abs().max()) for weight in weights.values())
-    return WeightGroup(name, dict(weights), largest, sum(int(weight.count_nonzero()) for weight in weights.values()))
-
-
-def find_weights(model: nn.Module, layers: Layers | None) -> tuple[dict[str, nn.Parameter], tuple[str, ...]]:
+def find_weights(model: nn.Module, layers: Layers | None) -> tuple[dict[str, LayerWeight], tuple[str, ...]]:
     """Layer -> its weight, and notes on what was left out or is shared.
 
     ``layers`` chooses as in ``select_layers``, by default convolutions and linear layers. A weight is a parameter
@@ -58,7 +70,7 @@ def find_weights(model: nn.Module, layers: Layers | None) -> tuple[dict[str, nn.
     one by one and has none, and where no weight is left.
     """
     chosen, named = _chosen(model, layers)
-    found: dict[str, nn.Parameter] = {}
+    found: dict[str, LayerWeight] = {}
     notes = []
     for name, module in chosen.items():
         reason = _unfit(module)
@@ -67,8 +79,8 @@ def find_weights(model: nn.Module, layers: Layers | None) -> tuple[dict[str, nn.
         if reason and (isinstance(module, CONVOLUTIONS) or is_linear(module)):
             notes.append(f"left out {name}: it {reason}")
         weight = module._parameters.get("weight")
-        if not reason and weight is not None and not any(weight is other for other in found.values()):
-            found[name] = weight
+        if not reason and weight is not None and not any(weight is other.parameter for other in found.values()):
+            found[name] = LayerWeight(weight, _names(model, weight))
     if not found:
         raise ValueError(
             "there are no weights to filter: none of the chosen layers has a parameter called weight of two dimensions "
@@ -103,11 +115,18 @@ def _unfit(module: nn.Module) -> str | None:
     return None if bool(weight.detach().any()) else "has a weight that is 0 throughout"
 
 
-def _shared(model: nn.Module, found: Mapping[str, nn.Parameter]) -> Iterator[str]:
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+def _names(model: nn.Module, weight: nn.Parameter) -> tuple[str, ...]:
+    return tuple(
+        f"{name}.{key}" if name else key
+        for name, module in model.named_modules()
+        for key, parameter in module._parameters.items()
+        if parameter is weight
+    )
+
+
+def _shared(model: nn.Module, found: Mapping[str, LayerWeight]) -> Iterator[str]:
+    every = list(model.named_parameters(remove_duplicate=False))
     for layer, weight in found.items():
-        others = [name for name in names[id(weight)] if name != f"{layer}.weight"]
+        others = [name for name, parameter in every if parameter is weight.parameter and name != f"{layer}.weight"]
         if others:
             yield f"the weight of {layer} is also {', '.join(others)}: it is filtered once, in all of them"
