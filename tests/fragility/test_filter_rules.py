@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -120,11 +121,11 @@ class Sharing(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Linear(4, 4)
+        self.first = nn.Linear(4, 4, bias=False)
         self.again = self.first
-        self.tied = nn.Linear(4, 4)
+        self.tied = nn.Linear(4, 4, bias=False)
         self.tied.weight = self.first.weight
-        self.last = nn.Linear(4, 3)
+        self.last = nn.Linear(4, 3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.last(self.tied(torch.relu(self.again(self.first(x)))))
@@ -137,21 +138,26 @@ def test_shared_weights_are_filtered_once_and_everywhere() -> None:
     x = 3 * torch.randn(60, 4)
     y = model(x).argmax(1)
     before = traces(model)
-    report = synaptic_filter(model, (x, y), unchanged, [0.1], "low", thresholds=[0, 0.5, 1], **QUIET)
+    steps = [0, 0.3, 0.5, 0.7, 0.9, 1]
+    report = synaptic_filter(model, (x, y), unchanged, [0.1], "low", thresholds=steps, **QUIET)
+    whole = synaptic_filter(model, (x, y), unchanged, [0.1], scope="global", thresholds=[0, 1], **QUIET)
     assert traces(model) == before
     assert report.curves == ("first", "last")
-    assert report.weights == (16, 12)
+    assert (report.weights, whole.weights) == ((16, 12), (28,))
     assert report.notes == (
         "the weight of first is also again.weight, tied.weight: it is filtered once, in all of them",
     )
-    whole = synaptic_filter(model, (x, y), unchanged, [0.1], scope="global", thresholds=[0, 1], **QUIET)
-    assert whole.weights == (28,)
-    with torch.no_grad():
-        weight = model.first.weight
-        weight[weight.abs() > 0.5 * weight.abs().max()] = 0  # in all three places
-        right = int((model(x).argmax(1) == y).sum())
-    assert report.correct[0, :, 0].tolist()[1:] == [right, 60]
-    assert right < 60
+    everywhere, only_first = [], []
+    for step in steps:
+        weight = model.first.weight.detach()
+        filtered = nn.Parameter(weight * (weight.abs() <= step * weight.abs().max()))
+        changed = copy.deepcopy(model)
+        changed.first.weight = filtered
+        only_first.append(int((changed(x).argmax(1) == y).sum()))
+        changed.tied.weight = filtered
+        everywhere.append(int((changed(x).argmax(1) == y).sum()))
+    assert report.correct[0, :, 0].tolist() == everywhere
+    assert everywhere != only_first, "this could not fail"
 
 
 def test_layers_without_a_weight_of_their_own_are_left_out_and_told_of() -> None:

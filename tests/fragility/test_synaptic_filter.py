@@ -80,6 +80,19 @@ def test_scores_and_classes_of_four_weights() -> None:
     assert report.classes(threshold=0.1) == ("antifragile",)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_filters_that_remove_the_same_weights_run_once(kind: str) -> None:
+    model, data = four_weights()
+    calls = []
+    with model.register_forward_hook(lambda module, inputs, output: calls.append(1)):
+        report = synaptic_filter(model, data, swapped, [1.0], kind, thresholds=41, **QUIET)
+    assert len(calls) == 2 * (1 + 4), "of 41 points, four differ from each other and from the unfiltered model"
+    counts = [0, 1, 2, 3, 4] if kind == "high" else [4, 3, 2, 1, 0]
+    expected = [count for count in counts for _ in range(10)][:40] + counts[-1:]
+    assert kind == "pulse" or report.removed[0].tolist() == expected
+    assert int((report.removed > 0).sum()) == {"high": 31, "low": 40, "pulse": 4}[kind]
+
+
 def numpy_filtered(weight: numpy.ndarray, largest: float, kind: str, ends: tuple[float, float]) -> numpy.ndarray:
     """A weight after the filter, one number at a time."""
     kept = weight.copy()
