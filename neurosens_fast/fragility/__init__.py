@@ -7,18 +7,25 @@ from .correlations import Correlation
 from .counts import Counts
 from .dropout import nodal_dropout
 from .evaluation import RepairEvaluation, evaluate
+from .filter_report import KINDS as FILTER_KINDS
+from .filter_report import FilterReport
+from .judging import CLASSES, SCORES
 from .repair import repair, repair_scales
-from .report import CLASSES, SCORES, FragilityReport
+from .report import FragilityReport
 from .scaling import scale_neurons
 from .sweep import RepairReport, repair_sweep
+from .synaptic_filter import FILTER_SCOPES, synaptic_filter
 from .targeting import target
 from .targeting_report import TargetingReport
 
 __all__ = [
     "CLASSES",
+    "FILTER_KINDS",
+    "FILTER_SCOPES",
     "SCORES",
     "Correlation",
     "Counts",
+    "FilterReport",
     "FragilityReport",
     "RepairEvaluation",
     "RepairReport",
@@ -29,5 +36,6 @@ __all__ = [
     "repair_scales",
     "repair_sweep",
     "scale_neurons",
+    "synaptic_filter",
     "target",
 ]

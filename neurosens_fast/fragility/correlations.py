@@ -15,8 +15,9 @@ from neurosens_fast.statistics import METRICS
 from neurosens_fast.support.messages import listing
 from neurosens_fast.support.packages import import_package
 
+from .judging import SCORES, listed
 from .place import Place
-from .report import SCORES, FragilityReport, listed
+from .report import FragilityReport
 
 RESAMPLES = 2000
 """Bootstrap resamples behind each interval (a choice of this package)."""

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from neurosens_fast.audit.document.content import Table
 from neurosens_fast.audit.document.markdown import escaped, table_text
 
-from .report import CLASSES, SCORES
+from .judging import CLASSES, SCORES
 
 if TYPE_CHECKING:
     from .report import FragilityReport

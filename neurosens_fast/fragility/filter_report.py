@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .report import CLASSES, SCORES, listed
+from .judging import SCORES, classified, column_of, condition_of, listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -76,7 +76,7 @@ class FilterReport:
 
     def adversarial_accuracy(self, eps: float | None = None) -> float:
         """The same of adversarial samples at ``eps``, by default the largest."""
-        return int(self.unfiltered[self._place(eps)]) / self.samples
+        return int(self.unfiltered[condition_of(eps, self.eps)]) / self.samples
 
     def surviving(self) -> Tensor:
         """Share of weights that each point keeps, ``[L, P]`` float64."""
@@ -84,7 +84,7 @@ class FilterReport:
 
     def accuracy(self, eps: float | None = None, clean: bool = False) -> Tensor:
         """Accuracy at each point, ``[L, P]`` float64: at ``eps`` (default: the largest), or ``clean``."""
-        return self.correct[..., 0 if clean else self._place(eps)].double() / self.samples
+        return self.correct[..., 0 if clean else condition_of(eps, self.eps)].double() / self.samples
 
     def accuracy_error(self, eps: float | None = None, clean: bool = False) -> Tensor:
         """Binomial standard error of :meth:`accuracy`, ``[L, P]``."""
@@ -101,7 +101,7 @@ class FilterReport:
 
         Raises ``ValueError`` for an unknown score or an eps that was not measured.
         """
-        place = self._column(score, eps)
+        place = column_of(score, eps, self.eps)
         height = self.correct.double() / self.samples - self.surviving()[..., None]
         integrals = torch.einsum("lpe,p->le", height, self._widths())
         return integrals[:, place] - integrals[:, 0] if score == "difference" else integrals[:, place]
@@ -116,7 +116,7 @@ class FilterReport:
 
         Raises ``ValueError`` for an unknown score or an eps that was not measured.
         """
-        place = self._column(score, eps)
+        place = column_of(score, eps, self.eps)
         filtered = (self.removed > 0)[..., None]
         sums = ((self.correct - self.unfiltered) * filtered).sum(1)  # whole numbers, so that the mean is rounded once
         means = sums.double() / (filtered.sum(1).clamp(min=1) * self.samples)
@@ -127,7 +127,7 @@ class FilterReport:
 
         Of the difference: the root of the sum of the squares of both. A choice of this package.
         """
-        place = self._column(score, eps)
+        place = column_of(score, eps, self.eps)
         share = self.unfiltered.double() / self.samples
         squares = share * (1 - share) / self.samples
         return float((squares[place] + (squares[0] if score == "difference" else 0)).sqrt())
@@ -142,13 +142,7 @@ class FilterReport:
         eps.
         """
         limit = self.threshold(score, eps) if threshold is None else threshold
-        if not limit >= 0:
-            raise ValueError(f"threshold must be a number of at least 0, got {threshold}")
-        fragile, robust, antifragile = CLASSES
-        return tuple(
-            fragile if value < -limit else antifragile if value > limit else robust
-            for value in self.change(score, eps).tolist()
-        )
+        return classified(self.change(score, eps).tolist(), limit)
 
     def scores(self, threshold: float | None = None) -> DataFrame:
         """One row per curve and eps: its weights, and for each of :data:`SCORES` the score, change and class."""
@@ -219,16 +213,3 @@ class FilterReport:
             widths[:-1] += steps / 2
             widths[1:] += steps / 2
         return widths / widths.sum()
-
-    def _place(self, eps: float | None) -> int:
-        if eps is None:
-            return 1 + self.eps.index(max(self.eps))
-        if eps not in self.eps:
-            raise ValueError(f"eps {eps} was not measured; choose one of {listed(self.eps)}")
-        return 1 + self.eps.index(eps)
-
-    def _column(self, score: str, eps: float | None) -> int:
-        if score not in SCORES:
-            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
-        place = self._place(eps)
-        return 0 if score == "clean" else place

@@ -9,7 +9,7 @@ import torch
 
 from neurosens_fast.audit.figure import LINE, MUTED, figure_in
 
-from .report import CLASSES
+from .judging import CLASSES
 
 if TYPE_CHECKING:
     from .report import FragilityReport

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -11,23 +10,10 @@ import torch
 from torch import Tensor
 
 from .counts import Counts
+from .judging import SCORES, classified, column_of, condition_of, listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-SCORES: dict[str, str] = {
-    "clean": "accuracy on clean inputs with the neuron dropped, less that without",
-    "adversarial": "the same on adversarial inputs",
-    "difference": "the adversarial score less the clean one",
-}
-"""What a neuron is judged by (Pravin et al., ICANN 2021 and AIJ 327:104060, 2024; our reconstruction)."""
-
-CLASSES: dict[str, str] = {
-    "fragile": "score below -threshold: the network needs the neuron",
-    "robust": "score within the threshold: it does not",
-    "antifragile": "score above the threshold: it does better without",
-}
-"""Classes of neurons by score."""
 
 
 @dataclass(repr=False)
@@ -60,7 +46,7 @@ class FragilityReport:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        levels = ", ".join(f"{value:g}" for value in self.eps)
+        levels = listed(self.eps)
         return (
             f"FragilityReport({self.model}; {self.attack}, eps {levels}; {len(self.neurons)} neurons of {self.layer}, "
             f"{self.samples:,} samples)"
@@ -78,11 +64,11 @@ class FragilityReport:
 
     def adversarial_accuracy(self, eps: float | None = None) -> float:
         """The same of adversarial samples at ``eps``, by default the largest."""
-        return float(self.counts.accuracy()[self._place(eps)])
+        return float(self.counts.accuracy()[condition_of(eps, self.eps)])
 
     def accuracy(self, eps: float | None = None, clean: bool = False) -> Tensor:
         """Accuracy with each neuron dropped, ``[K]`` float64: at ``eps`` (default: the largest), or ``clean``."""
-        place = 0 if clean else self._place(eps)
+        place = 0 if clean else condition_of(eps, self.eps)
         return self.counts.accuracy()[place] + self.counts.change()[:, place]
 
     def score(self, score: str = "adversarial", eps: float | None = None) -> Tensor:
@@ -90,13 +76,13 @@ class FragilityReport:
 
         Raises ``ValueError`` for an unknown score or an eps that was not measured.
         """
-        place = self._column(score, eps)
+        place = column_of(score, eps, self.eps)
         change = self.counts.change()
         return change[:, place] - change[:, 0] if score == "difference" else change[:, place]
 
     def standard_error(self, score: str = "adversarial", eps: float | None = None) -> Tensor:
         """Standard error of :meth:`score`, ``[K]``, from the samples' paired changes."""
-        place = self._column(score, eps)
+        place = column_of(score, eps, self.eps)
         errors = self.counts.difference_error() if score == "difference" else self.counts.change_error()
         return errors[:, place]
 
@@ -105,7 +91,7 @@ class FragilityReport:
 
         NaN for the difference, which that test does not cover.
         """
-        place = self._column(score, eps)
+        place = column_of(score, eps, self.eps)
         if score == "difference":
             return torch.full((len(self.neurons),), torch.nan, dtype=torch.float64)
         return self.counts.p_values()[:, place]
@@ -115,7 +101,7 @@ class FragilityReport:
 
         Of the difference: the root of the sum of the squares of both. A choice of this package.
         """
-        place = self._column(score, eps)
+        place = column_of(score, eps, self.eps)
         error = self.counts.accuracy_error()
         return float(error[place] if score != "difference" else (error[place] ** 2 + error[0] ** 2).sqrt())
 
@@ -127,13 +113,7 @@ class FragilityReport:
         Raises ``ValueError`` for a negative threshold, an unknown score or eps.
         """
         limit = self.threshold(score, eps) if threshold is None else threshold
-        if not limit >= 0:
-            raise ValueError(f"threshold must be a number of at least 0, got {threshold}")
-        names = tuple(CLASSES)
-        return tuple(
-            names[0] if value < -limit else names[2] if value > limit else names[1]
-            for value in self.score(score, eps).tolist()
-        )
+        return classified(self.score(score, eps).tolist(), limit)
 
     def to_pandas(self, threshold: float | None = None) -> DataFrame:
         """One row per neuron and eps: accuracies, and for each of :data:`SCORES` score, error, p-value and class."""
@@ -200,21 +180,3 @@ class FragilityReport:
         from .storage import load
 
         return load(path)
-
-    def _place(self, eps: float | None) -> int:
-        if eps is None:
-            return 1 + self.eps.index(max(self.eps))
-        if eps not in self.eps:
-            raise ValueError(f"eps {eps} was not measured; choose one of {listed(self.eps)}")
-        return 1 + self.eps.index(eps)
-
-    def _column(self, score: str, eps: float | None) -> int:
-        if score not in SCORES:
-            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
-        place = self._place(eps)
-        return 0 if score == "clean" else place
-
-
-def listed(values: Sequence[float]) -> str:
-    """``0.02, 0.05``."""
-    return ", ".join(f"{value:g}" for value in values)

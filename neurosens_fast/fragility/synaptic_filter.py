@@ -19,9 +19,8 @@ from neurosens_fast.audit.progress import Report
 from neurosens_fast.audit.setting import AttackCallable, Setting, check_count
 from neurosens_fast.capture import Inputs, Layers, plain_forward
 
-from .dropout import EPS
 from .filter_report import KINDS, FilterReport
-from .levels import MakeAttack, attacks_of, checked_eps
+from .levels import EPS, MakeAttack, attacks_of, checked_eps
 from .weights import Band, WeightGroup, find_weights
 
 FILTER_SCOPES: dict[str, str] = {

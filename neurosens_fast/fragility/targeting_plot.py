@@ -11,7 +11,7 @@ import torch
 from neurosens_fast.audit.figure import MUTED, figure_in
 from neurosens_fast.audit.plot import layer_colours
 
-from .report import listed
+from .judging import listed
 
 if TYPE_CHECKING:
     from .targeting_report import TargetingReport

@@ -12,7 +12,7 @@ from torch import Tensor
 from neurosens_fast.audit.storage import write_whole
 
 from .correlations import Correlation
-from .report import listed
+from .judging import listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
