@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from neurosens_fast.audit.document.content import Table
+
 
 class OutputFolder:
     """The folder of ``--out`` and the files that a command will write into it.
@@ -81,6 +83,24 @@ def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
     for label, value in facts:
         grid.add_row(label, value)
     console.print(grid)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """A table of a document, with its note below, between empty lines."""
+    from rich.text import Text
+
+    from neurosens_fast.audit.tables import text_table
+
+    first, *others = table.headers
+    shown = text_table(table.title, first, [row[0] for row in table.rows], tuple(others))
+    for place, column in enumerate(shown.columns):
+        column.justify = "right" if place in table.numbers else "left"
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    console.print()
+    console.print(shown)
+    console.print(Text(table.note, style="dim"))
+    console.print()
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:

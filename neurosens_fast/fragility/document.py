@@ -9,6 +9,7 @@ from urllib.parse import quote
 from neurosens_fast.audit.document.content import Table
 from neurosens_fast.audit.document.markdown import escaped, table_text
 
+from .document_tables import signed
 from .judging import CLASSES, SCORES
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def to_markdown(
     picture: str | None = None,
     more: Iterable[Table] = (),
     pictures: Mapping[str, str] | None = None,
+    threshold: float | None = None,
 ) -> str:
     """See :meth:`FragilityReport.to_markdown`; ``more`` tables follow, each after the picture of its title."""
     name = report.model.split(",")[0]
@@ -30,7 +32,7 @@ def to_markdown(
     ]
     if picture is not None:
         blocks.append(f"![Change of accuracy without each neuron]({quote(picture)})")
-    for table in (_classes(report), _neurons(report, top), *more):
+    for table in (class_table(report, threshold), neuron_table(report, top), *more):
         blocks.append(f"## {escaped(table.title)}")
         if pictures and table.title in pictures:
             blocks.append(f"![{escaped(table.title)}]({quote(pictures[table.title])})")
@@ -38,11 +40,6 @@ def to_markdown(
         if table.note:
             blocks.append(escaped(table.note))
     return "\n\n".join(blocks) + "\n"
-
-
-def signed(share: float) -> str:
-    """``-1.25``: a change of accuracy in points."""
-    return f"{100 * share:+.2f}"
 
 
 def _facts(report: FragilityReport) -> list[tuple[str, str]]:
@@ -60,17 +57,18 @@ def _facts(report: FragilityReport) -> list[tuple[str, str]]:
     ]
 
 
-def _classes(report: FragilityReport) -> Table:
+def class_table(report: FragilityReport, threshold: float | None = None) -> Table:
+    """How many neurons are of which class, clean and at each eps, with ``threshold`` as in ``report.classes``."""
     rows = []
     for score, eps in (("clean", None), *(("adversarial", eps) for eps in report.eps)):
-        classes, scores = report.classes(score, eps), report.score(score, eps)
+        classes, scores = report.classes(score, eps, threshold), report.score(score, eps)
         accuracy = report.clean_accuracy if eps is None else report.adversarial_accuracy(eps)
         worst = int(scores.argmin())
         rows.append(
             (
                 "clean" if eps is None else f"eps {eps:g}",
                 f"{accuracy:.1%}",
-                f"{100 * report.threshold(score, eps):.2f}",
+                f"{100 * (report.threshold(score, eps) if threshold is None else threshold):.2f}",
                 *(str(classes.count(name)) for name in CLASSES),
                 f"{report.neurons[worst]} ({signed(float(scores[worst]))})",
             )
@@ -80,12 +78,13 @@ def _classes(report: FragilityReport) -> Table:
         ("inputs", "accuracy", "threshold", *CLASSES, "most fragile"),
         tuple(rows),
         frozenset(range(1, 7)),
-        f"Accuracy with every neuron in place. {_definitions(CLASSES)}. The threshold, in points of accuracy, is the "
-        "binomial standard error of that accuracy.",
+        f"Accuracy with every neuron in place. {_definitions(CLASSES)}. The threshold, in points of accuracy, is "
+        f"{'the binomial standard error of that accuracy' if threshold is None else 'as it was given'}.",
     )
 
 
-def _neurons(report: FragilityReport, top: int) -> Table:
+def neuron_table(report: FragilityReport, top: int) -> Table:
+    """The neurons with the lowest adversarial scores at the largest eps."""
     order = report.score().argsort(stable=True)[:top].tolist()
     conditions = [("clean", None), *(("adversarial", eps) for eps in report.eps)]
     found = [(report.score(*each), report.standard_error(*each), report.p_value(*each)) for each in conditions]

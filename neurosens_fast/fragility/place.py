@@ -44,11 +44,7 @@ def find_place(
     Raises ``ValueError`` or ``TypeError`` with the mend: an unknown ``where`` or layer, one that does not run, without
     a tensor ``[N, ..., C, ...]`` as output, or no convolution to take.
     """
-    if where not in WHERE:
-        raise ValueError(f"where must be one of {', '.join(WHERE)}, got {where!r}")
-    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    if layer is not None and layer.partition("#")[0] not in names and layer not in names:
-        raise ValueError(f"the model has no layer {layer!r}; {closest(layer, names)}")
+    check_layer(model, layer, where)
     with _Recorder(model) as calls:
         plain_forward(model, few, autocast)
     found = next((call for call in calls.seen if _is_meant(call, layer)), None)
@@ -63,6 +59,15 @@ def find_place(
     check_output(zeroed.row, zeroed.output, zeroed.axis)
     axis = zeroed.axis % zeroed.output.dim()
     return Place(found.row, zeroed.row, type(found.module).__name__, axis, zeroed.output.shape[axis])
+
+
+def check_layer(model: nn.Module, layer: str | None, where: str) -> None:
+    """``ValueError`` with the mend for a ``where`` or a name of a layer that does not exist."""
+    if where not in WHERE:
+        raise ValueError(f"where must be one of {', '.join(WHERE)}, got {where!r}")
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    if layer is not None and layer.partition("#")[0] not in names and layer not in names:
+        raise ValueError(f"the model has no layer {layer!r}; {closest(layer, names)}")
 
 
 @dataclass

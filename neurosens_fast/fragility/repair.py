@@ -22,6 +22,10 @@ CONSERVE: dict[str, str] = {
 """What a repair conserves (a choice of this package)."""
 
 
+class NothingToRepair(ValueError):
+    """No neuron is robust, or none fragile."""
+
+
 def repair(
     model: nn.Module,
     report: FragilityReport,
@@ -122,7 +126,7 @@ def repair_scales(
     )
     if not robust or (not fragile and conserve == "norm"):
         limit = report.threshold(score, eps) if threshold is None else threshold
-        raise ValueError(
+        raise NothingToRepair(
             f"nothing to repair: of {len(classes)} neurons of {report.layer!r}, {len(robust)} are robust, "
             f"{len(fragile)} fragile and {len(classes) - len(robust) - len(fragile)} antifragile by the {score} score "
             f"with threshold {limit:.4g}, and it takes robust and fragile ones; choose another threshold, score or eps"
