@@ -18,7 +18,7 @@ FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build install test test-oldest test-peer bench lint format cuda-compile package env \
+.PHONY: help demo build install test oldest test-oldest test-peer bench lint format cuda-compile package env \
         gpu gpu-build gpu-test gpu-sanitize gpu-bench clean distclean FORCE
 
 help:  ## list the targets
@@ -98,6 +98,8 @@ $(OLDEST)/.installed: constraints.txt constraints-oldest.txt pyproject.toml scri
 	@echo 'installing the oldest supported torch into $(OLDEST) (about two minutes)'
 	$(OLDEST)/bin/python $(PIP) -c $(OLDEST)/constraints.txt -r $(OLDEST)/requirements.txt
 	@touch $@
+
+oldest: $(OLDEST)/.installed  ## make .venv-oldest with the oldest supported torch
 
 test-oldest: install $(OLDEST)/.installed  ## the fast tests under the oldest torch, with the very same binary
 	@PYTHONPATH=. $(OLDEST)/bin/python -c 'import torch; from neurosens_fast import _C; \
