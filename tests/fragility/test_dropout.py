@@ -16,7 +16,7 @@ from neurosens_fast.models import CifarResNet18, MnistCNN
 from tests.capture.networks import TupleTransformer, torchvision_model
 from tests.trained import images, trained
 
-from .made import OneClassPerNeuron, one_class_each
+from .networks import OneClassPerNeuron, one_class_each
 
 Network = TypeVar("Network", bound=nn.Module)
 QUIET: dict[str, Any] = {"progress": False}
