@@ -132,6 +132,7 @@ class Checkpoint:
         self._content = ""
         self.found = False
         self._warned = False
+        self._passing = False  # the state and the number of its next batch are not of the same moment
 
     def open(self, resume: bool) -> Share:
         """Go on from a state of the same experiment, where there is one; returns what is left of the share.
@@ -173,8 +174,10 @@ class Checkpoint:
 
     def passed(self, batch: NumberedBatch) -> None:
         """``batch`` is done; saves the state if the last time is long enough ago."""
+        self._passing = True
         self.next = batch.number + 1
         self._state.passed()
+        self._passing = False
         if time.monotonic() - self._saved >= self._seconds:
             try:
                 self.save()
@@ -189,7 +192,8 @@ class Checkpoint:
         try:
             yield
         except BaseException as error:
-            if self.next > self._begun and self._state.whole:  # a batch broken off midway would be counted twice
+            # A batch broken off midway would be counted twice, or not at all.
+            if self.next > self._begun and self._state.whole and not self._passing:
                 with contextlib.suppress(ReportError):
                     self.save()
             if self.path.exists():

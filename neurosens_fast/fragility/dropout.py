@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -90,11 +91,11 @@ def nodal_dropout(
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     levels = checked_eps(eps)
     setting = Setting(model, None, device, dtype)
-    attacks = attacks_of(setting.model, attack, levels)
+    attacks = attacks_of(setting.model, attack, levels, seed)
     for name, value in (("batch_size", batch_size), ("max_samples", max_samples)):
         check_count(name, value)
     check_checkpoint(checkpoint, checkpoint_seconds, resume)
-    chosen = None if neurons is None else list(neurons)
+    chosen = None if neurons is None else _whole_numbers(neurons)
     run = _Run(setting, layer, where, chosen, attacks, protocol == "adaptive", plain)
     texts = {
         "model": model_description or describe_model(setting.model),
@@ -271,14 +272,23 @@ def _eager() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
+def _whole_numbers(neurons: Iterable[int]) -> list[int]:
+    """``neurons``, also those of numpy and torch; ``TypeError`` for other things."""
+    try:
+        found = list(neurons)
+        if any(isinstance(neuron, bool) for neuron in found):
+            raise TypeError("a bool")
+        return [operator.index(neuron) for neuron in found]
+    except TypeError as error:
+        raise TypeError(f"neurons must be whole numbers, as in neurons=[0, 5], got {neurons!r:.80}") from error
+
+
 def _checked_neurons(neurons: list[int] | None, place: Place) -> list[int]:
     if neurons is None:
         return list(range(place.channels))
     if not neurons or len(set(neurons)) < len(neurons):
         raise ValueError("neurons must name at least one channel, each once")
     for neuron in neurons:
-        if isinstance(neuron, bool) or not isinstance(neuron, int):
-            raise TypeError(f"neurons must be whole numbers, got {neuron!r}")
         if not 0 <= neuron < place.channels:
             raise ValueError(f"neuron {neuron} is not among the {place.channels} channels of layer {place.layer!r}")
     return neurons

@@ -81,6 +81,8 @@ class SplitDropped:
         if not isinstance(few, Tensor) or not few.is_floating_point():
             raise NotTraced("the model takes something else than one tensor of numbers")
         few = few[: TRIAL_SAMPLES + 1]
+        if len(few) == 1:  # a tensor [1, C, 1, 1] of the model's own would seem to have a batch axis
+            few = torch.cat((few, few))
         self._model, self._axis, self._autocast = model, place.axis, autocast
         plain = PlainDropped(model, place, autocast)
         for channels_last in (True, False) if suits_channels_last(few) else (False,):
@@ -133,10 +135,19 @@ class SplitDropped:
 
     def logits(self, samples: Tensor, neurons: Tensor) -> Tensor:
         """See :class:`Dropped`."""
-        copies = tuple(value.index_select(0, samples) for value in self._values)
+        copies = tuple(selected(value, samples) for value in self._values)
         rows = torch.arange(len(samples), device=neurons.device)
         copies[0].movedim(self._axis, 1)[rows, neurons] = 0
         return needed_logits(self._run(copies[0], lambda _: self.split.behind(copies)), len(samples))
+
+
+def selected(values: Tensor, samples: Tensor) -> Tensor:
+    """``values.index_select(0, samples)``, in channels_last memory where ``values`` are, which torch is slow at."""
+    order = sorted(range(values.dim()), key=values.stride, reverse=True)
+    if order[0] != 0:
+        return values.index_select(0, samples)
+    back = sorted(range(values.dim()), key=order.__getitem__)
+    return values.permute(order).index_select(0, samples).permute(back)
 
 
 def right_without(dropped: Dropped, labels: Tensor, right: Tensor, neurons: Tensor) -> tuple[Tensor, int]:

@@ -172,9 +172,9 @@ class Judge:
         checked_model(model)
         model = hookable(model)
         made = {
-            label(name, level): made
+            f"{name} {level}": made  # in full: two strengths may look the same in six digits
             for name, attack in self.attacks.items()
-            for level, made in zip(self.eps, attacks_of(model, attack, self.eps), strict=True)
+            for level, made in zip(self.eps, attacks_of(model, attack, self.eps, self.seed), strict=True)
         }
         report = robust_accuracy(
             model,

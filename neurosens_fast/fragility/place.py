@@ -54,7 +54,7 @@ def find_place(
         raise ValueError(f"layer {layer!r} did not run in a forward of the model; choose one that does")
     norm = None
     if where == "after_norm" and not is_norm(found.module):
-        norm = next((call for call in calls.seen if is_norm(call.module) and call.read is found.output), None)
+        norm = next((call for call in calls.seen if is_norm(call.module) and call.reads(found)), None)
     zeroed = norm or found
     check_output(zeroed.row, zeroed.output, zeroed.axis)
     axis = zeroed.axis % zeroed.output.dim()
@@ -62,10 +62,12 @@ def find_place(
 
 
 def check_layer(model: nn.Module, layer: str | None, where: str) -> None:
-    """``ValueError`` with the mend for a ``where`` or a name of a layer that does not exist."""
+    """``ValueError`` or ``TypeError`` with the mend for a ``where`` or a layer that does not exist."""
     if where not in WHERE:
         raise ValueError(f"where must be one of {', '.join(WHERE)}, got {where!r}")
     names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    if layer is not None and not isinstance(layer, str):
+        raise TypeError(f"layer must be the name of one, got a {type(layer).__name__}; {closest('', names)}")
     if layer is not None and layer.partition("#")[0] not in names and layer not in names:
         raise ValueError(f"the model has no layer {layer!r}; {closest(layer, names)}")
 
@@ -76,7 +78,13 @@ class _Call:
     module: nn.Module
     read: Any
     output: Any
+    versions: tuple[int, int]
+    """How often what was read and put out had been written to."""
     axis: int
+
+    def reads(self, other: _Call) -> bool:
+        """Whether it read what ``other`` put out, as it was then: not what a ReLU in place made of it."""
+        return self.read is other.output and self.versions[0] == other.versions[1]
 
 
 def _is_meant(call: _Call, layer: str | None) -> bool:
@@ -104,6 +112,11 @@ class _Recorder(AttachedHooks):
             axis = self._tracker.observe(module, output) if isinstance(output, Tensor) else 1
             self._calls[name] = self._calls.get(name, 0) + 1
             read = inputs[0] if inputs else None
-            self.seen.append(_Call(row_of(name, self._calls[name]), module, read, output, axis))
+            versions = _version(read), _version(output)
+            self.seen.append(_Call(row_of(name, self._calls[name]), module, read, output, versions, axis))
 
         return hook
+
+
+def _version(value: Any) -> int:
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0

@@ -32,7 +32,7 @@ def reestimate_norms(
     """Put the statistics of ``data`` into the batch norms that run after module ``behind``; see :func:`repair`.
 
     They are the mean over batches of mean and unbiased variance; nothing else of the model changes. Raises
-    ``ValueError`` if there is no such norm.
+    ``ValueError`` if there is no such norm, or a batch of one sample does not do for one.
     """
     setting = Setting(model, None, device, None)
     check_count("batch_size", batch_size)
@@ -67,7 +67,15 @@ class _Run:
         """Average over one more batch."""
         if not self.samples:
             self._begin(inputs)
-        plain_forward(self.setting.model, inputs, run=self._averaging)
+        try:
+            plain_forward(self.setting.model, inputs, run=self._averaging)
+        except ValueError as error:  # torch's own: one value per channel has no variance
+            if len(labels) > 1:
+                raise
+            raise ValueError(
+                "a batch of reestimate holds one sample, of which a batch norm cannot estimate the variance; choose "
+                "batch_size or max_samples so that every batch holds more"
+            ) from error
         self.found = [(norm, norm.running_mean.clone(), norm.running_var.clone()) for norm in self._norms]
         self.samples += len(labels)
 

@@ -98,7 +98,7 @@ def synaptic_filter(
         groups = [WeightGroup.of(WHOLE, weights.values())]
     else:
         groups = [WeightGroup.of(name, [weight]) for name, weight in weights.items()]
-    run = _Run(setting, attacks_of(setting.model, attack, levels), groups, bands)
+    run = _Run(setting, attacks_of(setting.model, attack, levels, seed), groups, bands)
     go_over(
         data,
         run,

@@ -28,10 +28,8 @@ from neurosens_fast.capture import (
     mapped,
     pair_inputs,
     plain_forward,
-    untouched,
 )
 from neurosens_fast.columns import ROW_STATISTICS
-from neurosens_fast.support.random_state import random_state
 
 from .correlations import Partner, audit_row, check_partners, correlations_of, partners_of
 from .levels import EPS, MakeAttack, attacks_of, checked_eps
@@ -99,8 +97,7 @@ def target(
     setting = Setting(model, None, device, dtype)
     for name, value in (("batch_size", batch_size), ("max_samples", max_samples), ("top", top)):
         check_count(name, value)
-    with random_state(seed), untouched(setting.model):
-        attacks = attacks_of(setting.model, attack, levels)
+    attacks = attacks_of(setting.model, attack, levels, seed)
 
     def partners(place: Place) -> list[Partner]:
         return partners_of(place, levels, report, audit)

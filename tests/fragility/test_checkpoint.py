@@ -23,7 +23,7 @@ from neurosens_fast.fragility import Counts, FragilityReport
 from neurosens_fast.fragility.checkpoint import CountsState
 from neurosens_fast.support.names import FRAGILITY_REPORT
 
-from .random_report import made
+from .reports import random_report
 
 NEURONS, EPS = 4, (0.2, 0.6)
 GENERATOR = torch.Generator().manual_seed(4)
@@ -114,7 +114,7 @@ def measure(
             after=store.passed,
         )
         notes = (f"noise {run.facts['noise']!r}", f"batches at {run.facts['firsts']}")
-        report = replace(made(NEURONS, EPS), counts=run.counts, seed=seed, notes=notes)
+        report = replace(random_report(NEURONS, EPS), counts=run.counts, seed=seed, notes=notes)
         store.complete(report)
     return report
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 
 from neurosens_fast.attacks import FGSM, PGD
 from neurosens_fast.fragility import FragilityReport, nodal_dropout
+from neurosens_fast.fragility.dropped import selected
 from neurosens_fast.models import CifarResNet18, MnistCNN
+from neurosens_fast.support.names import FRAGILITY_REPORT
 from tests.capture.networks import TupleTransformer, torchvision_model
 from tests.trained import images, trained
 
-from .made import OneClassPerNeuron, one_class_each
+from .networks import OneClassPerNeuron, one_class_each
 
 Network = TypeVar("Network", bound=nn.Module)
 QUIET: dict[str, Any] = {"progress": False}
@@ -235,6 +239,68 @@ def test_unusual_forwards(make: type[nn.Module], cut: bool) -> None:
     same_counts(ours, nodal_dropout(model, data, eps=[0.1], batch_size=9, plain=True, **QUIET))
 
 
+class Scaled(nn.Module):
+    """Multiplies, behind the cut, by a tensor ``[1, C, 1, 1]`` that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.scale = nn.Parameter(torch.randn(6))
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear((self.conv(images) * self.scale.view(1, -1, 1, 1)).mean((2, 3)))
+        return logits
+
+
+def test_first_batch_of_one_sample_before_larger_ones() -> None:
+    torch.manual_seed(0)
+    model, x, y = Scaled(), torch.rand(9, 3, 4, 4), torch.randint(0, 4, (9,))
+    ours = nodal_dropout(model, [(x[:1], y[:1]), (x[1:], y[1:])], eps=[0.1], **QUIET)
+    assert "computed once" in ours.notes[0]
+    same_counts(ours, nodal_dropout(model, (x, y), eps=[0.1], plain=True, **QUIET))
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3), (5, 4, 3, 2), (1, 4, 1, 1), (5, 4, 3, 2, 2)])
+def test_samples_are_taken_in_the_memory_layout_that_they_have(shape: tuple[int, ...]) -> None:
+    dense, samples = torch.rand(shape), torch.tensor([0, shape[0] - 1, 0, 0])
+    last = dense.movedim(1, -1).contiguous().movedim(-1, 1)
+    first = dense.movedim(0, -1).contiguous().movedim(-1, 0)  # samples are not apart in memory
+    for values in (dense, last, first, dense[:1].expand(shape)):
+        assert torch.equal(selected(values, samples), values[samples])
+    assert selected(dense, samples).is_contiguous()
+    assert selected(last, samples).movedim(1, -1).is_contiguous()
+
+
+@pytest.mark.parametrize("protocol", ["fixed", "adaptive"])
+def test_attacks_that_draw_when_they_are_made_are_repeated_by_seed(protocol: str) -> None:
+    model, data = trained(), images(20)
+    drawn = []
+
+    def attack(model: nn.Module, eps: float) -> Any:
+        drawn.append(torch.randn(1, 1, 8, 8))
+        return lambda x, y: (x + eps * drawn[-1]).clamp(0, 1) + 0 * model(x).sum()
+
+    def run(seed: int) -> Tensor:
+        nodal_dropout(model, data, attack=attack, eps=0.5, protocol=protocol, neurons=[1], seed=seed, **QUIET)
+        return drawn[-1]
+
+    first = run(3)
+    state = torch.get_rng_state()
+    assert torch.equal(run(3), first)
+    assert not torch.equal(run(4), first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("neurons", [numpy.array([3, 1]), torch.tensor([3, 1]), (numpy.int64(3), 1)])
+def test_neurons_of_numpy_and_torch(neurons: Any, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"eps": numpy.float32(0.5), "checkpoint": tmp_path, **QUIET}
+    report = nodal_dropout(OneClassPerNeuron(), one_class_each(6), neurons=neurons, **arguments)
+    assert report.neurons == (3, 1)
+    assert report.eps == (0.5,)
+    assert FragilityReport.load(tmp_path / FRAGILITY_REPORT).neurons == (3, 1)
+
+
 @pytest.mark.parametrize(
     ("name", "layer", "size"),
     [
@@ -296,6 +362,12 @@ def test_user_hooks_stay_in_force() -> None:
         ({"protocol": "both"}, "protocol must be one of fixed, adaptive"),
         ({"neurons": [99]}, "neuron 99 is not among the"),
         ({"neurons": []}, "neurons must name at least one"),
+        ({"neurons": 3}, r"neurons must be whole numbers, as in neurons=\[0, 5\], got 3"),
+        ({"neurons": [1.0]}, r"neurons must be whole numbers.* got \[1.0\]"),
+        ({"neurons": [True]}, r"neurons must be whole numbers.* got \[True\]"),
+        ({"eps": None}, "eps must be a number or several of them, .* got None"),
+        ({"eps": "0.1"}, "eps must be a number or several of them, .* got '0.1'"),
+        ({"eps": ["much"]}, r"eps must be a number or several of them, .* got \['much'\]"),
         ({"neurons": [1, 1]}, "each once"),
         ({"eps": []}, "eps is empty"),
         ({"eps": [0.1, 0.1]}, "eps holds a strength twice"),

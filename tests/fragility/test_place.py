@@ -50,6 +50,14 @@ def test_norm_behind_a_layer_is_the_one_that_reads_its_output(layer: str, where:
     assert place.channels == (4 if layer == "relu" else 5)
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_norm_behind_an_activation_does_not_read_the_layer(inplace: bool) -> None:
+    """In place, the norm is given the very tensor that the layer put out, and other values."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(256, 2))
+    assert find_place(model, "0", "after_norm", FEW).zeroed == "0"
+    assert find_place(model, "1", "after_norm", FEW).zeroed == "2"
+
+
 def test_networks_with_names() -> None:
     assert find_place(DigitsCNN(), None, "after_norm", torch.rand(2, 1, 8, 8)).zeroed == "bn1"
     model = CifarResNet18()
@@ -69,5 +77,7 @@ def test_what_cannot_be_dropped_is_named() -> None:
         find_place(Late(), "third", "after_norm", FEW)
     with pytest.raises(ValueError, match="'relu#3' did not run"):
         find_place(Late(), "relu#3", "after_norm", FEW)
+    with pytest.raises(TypeError, match="layer must be the name of one, got a Conv2d; its layers begin second"):
+        find_place(Late(), Late().first, "after_norm", FEW)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="runs no convolution"):
         find_place(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), None, "after_norm", FEW)

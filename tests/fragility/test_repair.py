@@ -300,6 +300,15 @@ def test_reestimation_refused_without_norms_behind() -> None:
         repair(trained(), report_of("fr" * 64, "fc4", "fc4"), reestimate=images(20), progress=False)
 
 
+def test_a_batch_of_one_sample_has_no_variance() -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    data = torch.rand(9, 5), torch.zeros(9)
+    report = report_of("frrrrr", "0", "1", "before_norm")
+    with pytest.raises(ValueError, match="a batch of reestimate holds one sample"):
+        repair(model, report, reestimate=data, batch_size=4, progress=False)
+    repair(model, report, reestimate=data, batch_size=4, max_samples=8, progress=False)
+
+
 def test_an_error_in_reestimation_leaves_the_model_alone() -> None:
     model = trained()
     state = copy.deepcopy(model.state_dict())

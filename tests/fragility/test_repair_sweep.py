@@ -232,6 +232,12 @@ def test_seeds_and_global_state() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_strengths_that_look_alike_are_told_apart() -> None:
+    found = evaluate(trained(), trained(), images(8), {"FGSM": FGSM}, (8 / 255, 0.0313725), progress=False)
+    assert found.conditions[1:] == (("FGSM", 8 / 255), ("FGSM", 0.0313725))
+    assert len(found.after) == 3
+
+
 def test_data_in_another_order_are_refused() -> None:
     x, y = images(64)
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ import torch
 
 from neurosens_fast.fragility import FragilityReport
 
-from .made import made_report
+from .reports import made_report
 
 
 def judged() -> FragilityReport:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,25 @@ def test_ended_run_goes_on(last: int, protocol: str, tmp_path: Path, unbroken: b
         (folder := tmp_path / "whole").mkdir()
         run(folder, Ending(0, OSError()), protocol=protocol)
         unbroken = content(folder)
+    assert content(tmp_path) == unbroken
+
+
+def test_ended_while_the_state_is_kept(tmp_path: Path, unbroken: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between the end of a batch and its being kept: the batch is not lost."""
+    copies = 0
+
+    def interrupted(value: Any) -> Any:
+        nonlocal copies
+        copies += 1
+        if copies == 3:
+            raise KeyboardInterrupt
+        return deepcopy(value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("neurosens_fast.fragility.checkpoint.deepcopy", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, Ending(0, OSError()))
+    run(tmp_path, Ending(0, OSError()), resume=True)
     assert content(tmp_path) == unbroken
 
 

@@ -17,7 +17,7 @@ from neurosens_fast.audit import AuditReport, ReportError
 from neurosens_fast.fragility import FragilityReport, storage
 from neurosens_fast.support.checked_file import checksum
 
-from .random_report import made
+from .reports import random_report
 
 COUNTED = ("correct", "lost", "gained", "joint")
 
@@ -34,11 +34,13 @@ def same(first: FragilityReport, second: FragilityReport) -> bool:
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("report") / "fragility.safetensors"
-    made().save(path)
+    random_report().save(path)
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("report", [made(), made(1, (0.0,), notes=(), seed=-1), made(5, layer="a\n'ü.#2")])
+@pytest.mark.parametrize(
+    "report", [random_report(), random_report(1, (0.0,), notes=(), seed=-1), random_report(5, layer="a\n'ü.#2")]
+)
 def test_round_trip(report: FragilityReport, tmp_path: Path) -> None:
     report.save(tmp_path / "r")
     loaded = FragilityReport.load(tmp_path / "r")
@@ -52,7 +54,7 @@ def test_round_trip(report: FragilityReport, tmp_path: Path) -> None:
 
 
 def test_slices_and_whole_strengths_can_be_saved(tmp_path: Path) -> None:
-    report = made(eps=(1, 2))  # type: ignore[arg-type]
+    report = random_report(eps=(1, 2))  # type: ignore[arg-type]
     for name in COUNTED[1:]:
         setattr(report.counts, name, getattr(report.counts, name).t().contiguous().t())
     report.save(tmp_path / "r")
@@ -98,7 +100,7 @@ def rewritten(content: bytes, tensors: dict[str, Tensor] | None = None, **change
 
 def test_a_faithful_rewrite_loads(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(rewritten(content))
-    assert same(FragilityReport.load(tmp_path / "r"), made())
+    assert same(FragilityReport.load(tmp_path / "r"), random_report())
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"cannot read .*: Is a directory"):
         FragilityReport.load(tmp_path)
     with pytest.raises(ReportError, match=r"cannot write .*gone.report: No such file or directory"):
-        made().save(tmp_path / "gone" / "report")
+        random_report().save(tmp_path / "gone" / "report")
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -235,7 +237,7 @@ def test_an_interrupted_write_keeps_the_old_file(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report"
-    made().save(path)
+    random_report().save(path)
     old = path.read_bytes()
 
     def fail(descriptor: int) -> None:
@@ -243,14 +245,14 @@ def test_an_interrupted_write_keeps_the_old_file(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(ReportError if isinstance(error, OSError) else KeyboardInterrupt):
-        made(2).save(path)
+        random_report(2).save(path)
     assert path.read_bytes() == old
     assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
 
 
 def test_counts_of_an_unfinished_run(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "state"
-    counts = made().counts
+    counts = random_report().counts
     storage.save_counts(counts, {"next": 3, "run": {"neurons": [1, 2]}}, path)
     found = storage.load_counts(path)
     assert found is not None

@@ -1,47 +1,9 @@
-"""Reports and networks made by hand."""
+"""Networks made by hand, and data that they are right on."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-
-from neurosens_fast.fragility import Counts, FragilityReport
-
-
-def made_report(
-    correct: list[int] | None = None,
-    lost: list[list[int]] | None = None,
-    gained: list[list[int]] | None = None,
-    samples: int = 100,
-) -> FragilityReport:
-    """A report of three neurons at eps 0.05 and 0.1."""
-    counts = Counts(
-        torch.tensor(correct or [95, 70, 30]),
-        torch.tensor(lost or [[10, 8, 1], [0, 0, 0], [3, 2, 2]]),
-        torch.tensor(gained or [[1, 2, 0], [0, 0, 0], [0, 5, 9]]),
-        torch.zeros(3, 3, dtype=torch.int64),
-        samples,
-    )
-    counts.joint[:, 0] = counts.lost[:, 0] + counts.gained[:, 0]
-    return FragilityReport(
-        layer="conv",
-        zeroed="norm",
-        module_type="Conv2d",
-        channels=4,
-        neurons=(0, 1, 3),
-        eps=(0.05, 0.1),
-        counts=counts,
-        where="after_norm",
-        protocol="fixed",
-        model="made",
-        attack="FGSM",
-        data="made",
-        dtype="float32",
-        device="cpu",
-        seed=0,
-        versions={"torch": "2"},
-        notes=("made by hand",),
-    )
 
 
 class OneClassPerNeuron(nn.Module):
