@@ -20,7 +20,7 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """All blocks in one namespace, in order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
@@ -30,6 +30,8 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [row.layer for row in namespace["comparison"].layers] == list(namespace["report"].layers)
     assert {path.name for path in (tmp_path / "large").iterdir()} == {"audit.safetensors", "scores"}
     assert namespace["large"].class_sensitivity["relu2"].shape == (10, 32)
+    assert namespace["dropout"].score().shape == (16,)
+    assert namespace["repaired"].test.samples == 139
     assert namespace["benign"].grad is not None
 
 
@@ -45,12 +47,28 @@ def test_examples_of_auditing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert namespace["differences"].samples == 200
 
 
+def test_examples_of_fragility_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the page on fragile neurons, likewise, and what their comments say."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "fragility.md").read_text(encoding="utf-8")
+    namespace: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(compile(block, "fragility.md", "exec"), namespace)
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == {"run/fragility.safetensors", "targeting.png", "filter.png"}
+    assert namespace["dropout"].notes[0].startswith("what comes before bn1 was computed once")
+    assert namespace["plain"].notes == ("the whole model ran for each neuron: as was asked for",)
+    assert namespace["targeting"].histogram.shape == (1, 16)
+    assert namespace["sweep"].test.conditions == (("clean", 0.0), ("FGSM", 0.1), ("PGD", 0.1))
+    assert namespace["filtered"].accuracy().shape == (2, 10)
+
+
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """After the demo, every command of the README in order, as it stands there."""
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line) for line in re.findall(r"^neurosens-fast (.*)$", README, re.M)]
     assert [words[0] for words in commands] == [
-        *("audit", "show", "audit", "compare", "layers", "mask", "audit", "attack", "train", "audit")
+        *("audit", "show", "audit", "compare", "layers", "mask", "audit", "fragility", "attack", "train", "audit")
     ]
     for words in (["demo"], *commands):
         assert main(words) == 0, capsys.readouterr().err
@@ -65,6 +83,9 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         "run1-mask/masking.png",
         "run3/classes.csv",
         "run3/scores/part-000000000000.parquet",
+        "run5/report.md",
+        "run5/correlations.csv",
+        "run5/repaired.safetensors",
         "run1-attack/attacks.csv",
         "run1-trades/best.safetensors",
         "run1-trades-audit/audit.safetensors",
