@@ -25,7 +25,7 @@ from neurosens_fast.audit.descriptions import (
 from neurosens_fast.audit.identity import structure_fingerprint, weights_fingerprint
 from neurosens_fast.audit.loop import go_over, nothing
 from neurosens_fast.audit.masking import PROTOCOLS
-from neurosens_fast.audit.masking.hooks import ADAPTIVE_MEND, Masks
+from neurosens_fast.audit.masking.hooks import ADAPTIVE_MEND, Masks, right_answers
 from neurosens_fast.audit.progress import Report
 from neurosens_fast.audit.setting import AttackCallable, Setting, check_count
 from neurosens_fast.audit.source import EVERYTHING
@@ -193,7 +193,7 @@ class _Run:
         for attack in self.attacks:
             adversarial = self._attacked(attack, inputs, labels)
             if self.adaptive:
-                right = dropped.load(adversarial).argmax(1) == labels
+                right = right_answers(dropped.load(adversarial), labels)
                 without = self._adapted(dropped, attack, inputs, labels)
             else:
                 right, without = self._without(dropped, adversarial, labels)
@@ -237,7 +237,7 @@ class _Run:
 
     def _without(self, dropped: Dropped, inputs: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Whether the samples are right with nothing dropped ``[N]``, and without each neuron ``[K, N]``."""
-        right = dropped.load(inputs).argmax(1) == labels
+        right = right_answers(dropped.load(inputs), labels)
         without, passes = right_without(dropped, labels, right, self._neurons)
         self.facts["passes"] += passes
         self.facts["skipped"] += without.numel() - passes
@@ -255,7 +255,7 @@ class _Run:
                 adversarial = self._attacked(attack, inputs, labels)
             if self._masks.applied == applied and not _same(adversarial, inputs):
                 raise ValueError(f"the attack did not run layer {self._zeroed.zeroed!r}; {ADAPTIVE_MEND}")
-            right = dropped.load(adversarial).argmax(1) == labels
+            right = right_answers(dropped.load(adversarial), labels)
             found.append(right_without(dropped, labels, right, neuron[None])[0][0])
         return torch.stack(found)
 

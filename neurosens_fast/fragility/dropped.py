@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from neurosens_fast.audit.masking.hooks import Masks, needed_logits
+from neurosens_fast.audit.masking.hooks import Masks, needed_logits, right_answers
 from neurosens_fast.capture import Inputs, batch_length, mapped, plain_forward, read_flags
 from neurosens_fast.folding import TRIAL_SAMPLES, NotTraced, agreement, suits_channels_last, tolerance
 from neurosens_fast.support.messages import one_line
@@ -105,7 +105,7 @@ class SplitDropped:
             self._widest = plain_forward(
                 self._model, few, self._autocast, lambda _: largest_bytes(self.split.rest(), self._values)
             )
-            # Other numbers of samples than the batch has, and every neuron of a few.
+            # Another number of samples than the batch has, each with another neuron.
             samples = torch.arange(2 * len(few) + 1, device=few.device) % len(few)
             neurons = torch.linspace(0, place.channels - 1, len(samples), device=few.device).long()
             mine.append(self.logits(samples, neurons))
@@ -113,8 +113,11 @@ class SplitDropped:
             raise
         except Exception as error:  # whatever a model raises on values of another batch
             raise NotTraced(f"the cut model fails ({one_line(error, 90)})") from error
+        alone = plain.load(few[:1])
         theirs = [plain.load(few), plain.logits(samples, neurons)]
         allowed = tolerance(self._autocast or few.dtype)
+        if not read_flags([agreement(theirs[0][:1], alone, allowed)])[0]:
+            raise NotTraced("the output for a sample depends on the others in its batch")
         if not all(read_flags([agreement(*pair, allowed) for pair in zip(mine, theirs, strict=True)])):
             raise NotTraced("the cut model gives other values: the forward depends on its input, or is random")
 
@@ -163,5 +166,5 @@ def right_without(dropped: Dropped, labels: Tensor, right: Tensor, neurons: Tens
     for part in chunks(len(samples), dropped.chunk or len(labels)):
         chosen = samples[part]
         logits = dropped.logits(chosen, neurons[places[part]])
-        after[places[part], chosen] = logits.argmax(1) == labels[chosen]
+        after[places[part], chosen] = right_answers(logits, labels[chosen])
     return after, len(samples)

@@ -134,7 +134,7 @@ def _latest(at: fx.Node, root: fx.GraphModule, axis: int) -> fx.Node:
         module = _module(root, user)
         alone = user.args == (at,) and (module is not None or not user.kwargs or set(user.kwargs) == {"inplace"})
         if module is not None:
-            keeps = type(module) in _KEEPS_ZEROS or (type(module) in _POOLS and axis == 1)
+            keeps = type(module) in _KEEPS_ZEROS or (type(module) in _POOLS and axis == 1 and not _gives_places(module))
             keeps = keeps and not is_special(module) and not user.kwargs
         else:
             keeps = (user.op == "call_function" and user.target in _RELUS) or (
@@ -144,6 +144,11 @@ def _latest(at: fx.Node, root: fx.GraphModule, axis: int) -> fx.Node:
             break
         at = user
     return at
+
+
+def _gives_places(pool: nn.Module) -> bool:
+    """Whether a maximum pooling puts out where its maxima were, too."""
+    return bool(getattr(pool, "return_indices", False))
 
 
 def _users_of(at: fx.Node) -> set[fx.Node]:

@@ -14,7 +14,7 @@ from neurosens_fast.attacks import FGSM
 from neurosens_fast.audit.batches import Data
 from neurosens_fast.audit.descriptions import describe_callable, describe_data, describe_model, package_versions
 from neurosens_fast.audit.loop import go_over
-from neurosens_fast.audit.masking.hooks import needed_logits
+from neurosens_fast.audit.masking.hooks import needed_logits, right_answers
 from neurosens_fast.audit.progress import Report
 from neurosens_fast.audit.setting import AttackCallable, Setting, check_count
 from neurosens_fast.capture import Inputs, Layers, plain_forward
@@ -218,4 +218,4 @@ class _Run:
             return functional_call(model, weights, arguments, keywords, tie_weights=False)
 
         outputs = (plain_forward(model, inputs, autocast, filtered) for inputs in shown)
-        return torch.stack([(needed_logits(output, len(labels)).argmax(1) == labels).sum() for output in outputs])
+        return torch.stack([right_answers(needed_logits(output, len(labels)), labels).sum() for output in outputs])

@@ -339,6 +339,59 @@ def test_inputs_by_keyword() -> None:
     assert report.accuracy(5)[1] == pytest.approx(float(right.double().mean()))
 
 
+class Coupled(nn.Module):
+    """The output for a sample depends on the others in its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images).mean((2, 3))
+        logits: Tensor = self.linear(features - features.mean(0))
+        return logits
+
+
+def test_samples_that_depend_on_each_other_are_not_cut_apart() -> None:
+    torch.manual_seed(0)
+    model, data = Coupled(), (torch.rand(9, 3, 4, 4), torch.randint(0, 4, (9,)))
+    ours = nodal_dropout(model, data, eps=[0.1], **QUIET)
+    assert "depends on the others in its batch" in ours.notes[0]
+    same_counts(ours, nodal_dropout(model, data, eps=[0.1], plain=True, **QUIET))
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_logits_that_are_nan_are_no_right_answer(plain: bool) -> None:
+    """An attacked image overflows float16: its logits are NaN, which argmax would take for class 0."""
+    model, (x, _) = OneClassPerNeuron(), one_class_each(6)
+    x, y = x * 2, torch.zeros(6, dtype=torch.int64)
+
+    def huge(model: nn.Module, eps: float) -> Any:
+        return lambda x, y: torch.full_like(x, torch.inf) * eps
+
+    report = nodal_dropout(model, (x, y), attack=huge, eps=[1.0], plain=plain, **QUIET)
+    assert report.adversarial_accuracy() == 0
+    assert report.accuracy()[0] == 0
+
+
+def test_pooling_that_gives_places_too() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 6, 3, padding=1), nn.MaxPool2d(2, return_indices=True)
+            self.linear = nn.Linear(24, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.linear(self.pool(self.conv(images))[0].flatten(1))
+            return logits
+
+    model, data = Pooled(), (torch.rand(9, 3, 4, 4), torch.randint(0, 4, (9,)))
+    report = nodal_dropout(model, data, eps=[0.1], **QUIET)
+    assert "computed once" in report.notes[0]
+    same_counts(report, nodal_dropout(model, data, eps=[0.1], plain=True, **QUIET))
+
+
 def test_user_hooks_stay_in_force() -> None:
     model, data = trained(), images(20)
     seen = []

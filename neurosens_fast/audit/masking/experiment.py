@@ -20,7 +20,7 @@ from neurosens_fast.audit.setting import AttackCallable, Setting, check_count
 from neurosens_fast.capture import Inputs, Layers, mapped, pair_inputs, plain_forward
 
 from .curve import MaskingCurve, MaskingPoint
-from .hooks import ADAPTIVE_MEND, Masks, choose_rows, find_output_rows, needed_logits
+from .hooks import ADAPTIVE_MEND, Masks, choose_rows, find_output_rows, needed_logits, right_answers
 from .ranking import ORDERS, SCOPES, Plan, make_plan
 
 PROTOCOLS = ("fixed", "adaptive")
@@ -188,7 +188,7 @@ class _Run:
                 self._hooks.active = mask
                 pair = pair_inputs(inputs, self._attacked(inputs, labels)) if fixed is None else fixed
                 logits = needed_logits(plain_forward(self.setting.model, pair, self.setting.autocast), len(twice))
-                correct += (logits.argmax(1) == twice).view(2, -1).sum(1)
+                correct += right_answers(logits, twice).view(2, -1).sum(1)
 
     def _eager(self) -> AbstractContextManager[Any]:
         """Runs an attack's compiled model as plain code, since compiled code calls no hooks."""

@@ -131,6 +131,11 @@ def choose_rows(model: nn.Module, report: AuditReport, layers: Layers | None) ->
     return chosen
 
 
+def right_answers(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the largest of ``logits`` ``[N, classes]`` is that of the label, ``[N]`` bool; never where one is NaN."""
+    return (logits.argmax(1) == labels) & ~logits.isnan().any(1)
+
+
 def needed_logits(output: Any, samples: int) -> Tensor:
     """The logits ``[samples, classes]`` in a model's output, or ``ValueError``."""
     logits = logits_of(output, samples)
