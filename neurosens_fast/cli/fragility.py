@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,9 +12,9 @@ import typer
 
 from neurosens_fast.support.names import FRAGILITY_REPORT
 
-from .fragility_data import Parts, cut_in_parts
+from .fragility_data import Parts, cut_in_parts, whole
 from .interrupts import endings_told
-from .levels import LevelOptions, attack_maker
+from .levels import LevelOptions, attack_maker, fractions
 from .options import AttackOptions, DataOptions, ModelOptions, OutputOptions, RunOptions
 from .output import OutputFolder, print_facts, print_notes, print_table, standard_output
 from .parsing import fraction, listed, one_of
@@ -156,9 +157,9 @@ def run(
     if compress and not repair:
         raise ValueError("--compress says nothing without --repair; add it")
     kinds = [one_of(kind, FILTER_KINDS, "filter") for kind in dict.fromkeys(listed(filters or ()))]
-    factors = [_factor(text) for text in listed(compress or ())]
+    factors = _factors(compress or ())
     if target:
-        import_package("scipy.stats", "targeting needs", extra="fragility")
+        import_package("scipy.stats", "targeting, which --no-target leaves out, needs", extra="fragility")
     levels, maker, description = attack_maker(attack, computing.seed)
     present = unfinished(output.out, CountsState.stem)
     if present and not resume and not output.overwrite:
@@ -173,7 +174,11 @@ def run(
     unattacked = AttackOptions(attack="none")
     subject = prepare(model, data, unattacked, computing, lambda network: check_layer(network, layer, where))
     subject.attack_description = f"{description}, eps {', '.join(f'{level:g}' for level in levels)}"
-    parts = cut_in_parts(subject, computing.seed) if repair else Parts(subject.data, subject.data_description)
+    if repair:
+        parts = cut_in_parts(subject, computing.seed, data.max_samples)
+    else:
+        parts = whole(subject, 1 + target + len(kinds))
+    subject.data_description = parts.description
     job = _Job(subject, parts, levels, maker, description, data.batch_size, data.max_samples, computing.seed, output)
     console = standard_output(output.quiet)
     with endings_told(), folder.opened() as path:
@@ -203,20 +208,22 @@ def run(
                 resume=resume,
                 **job.common(dtype=True),
             )
-        report.to_csv(path / "neurons.csv", threshold)
-        report.plot(path / "fragility.png")
-        tables: list[Table] = []
-        pictures: dict[str, str] = {}
-        if target:
-            tables += job.target(report, path, top, pictures)
-        if repair:
-            tables.append(job.repair(report, path, factors, threshold, pictures))
-        for kind in kinds:
-            tables.append(job.filter(kind, path, pictures))
-        text = to_markdown(report, max(20, top), "fragility.png", tables, pictures, threshold)
-        write_whole(path / "report.md", text.encode())
+        with _dropout_kept(path):
+            report.to_csv(path / "neurons.csv", threshold)
+            report.plot(path / "fragility.png")
+            tables: list[Table] = []
+            pictures: dict[str, str] = {}
+            if target:
+                tables += job.target(report, path, top, pictures)
+            if repair:
+                tables.append(job.repair(report, path, factors, threshold, pictures))
+            for kind in kinds:
+                tables.append(job.filter(kind, path, pictures))
+            text = to_markdown(report, max(20, top), "fragility.png", tables, pictures, threshold)
+            write_whole(path / "report.md", text.encode())
     for table in (class_table(report, threshold), neuron_table(report, top), *tables):
         print_table(console, table)
+    console.print()
     print_notes(console, report.notes)
     console.print(folder.written(), soft_wrap=True)
 
@@ -256,12 +263,32 @@ class _Job:
 
     def check_same(self, report: FragilityReport, layer: str | None, where: str, protocol: str) -> None:
         """``ValueError`` if a complete report in the folder is of another run."""
-        ours = (self.subject.model_description, self.parts.description, self.description, self.levels, where, protocol)
-        theirs = (report.model, report.data, report.attack, report.eps, report.where, report.protocol)
-        if ours != theirs or layer not in (None, report.layer):
+        from neurosens_fast.audit.batches import sample_count
+
+        subject = self.subject
+        dtype = str(subject.dtype).removeprefix("torch.")
+        same = (
+            (subject.model_description, self.parts.description) == (report.model, report.data)
+            and (self.description, self.levels) == (report.attack, report.eps)
+            and (where, protocol) == (report.where, report.protocol)
+            and (self.seed, dtype) == (report.seed, report.dtype)
+            and sample_count(self.parts.measured, self.max_samples) in (None, report.samples)
+            and (layer or self._first_layer(where)) == report.layer
+        )
+        if not same:
             raise ValueError(
                 f"{self.output.out} holds a complete report of another run; choose another folder, or add --overwrite"
             )
+
+    def _first_layer(self, where: str) -> str:
+        """The layer that is measured where none is named."""
+        from neurosens_fast.audit.batches import batches
+        from neurosens_fast.audit.setting import Setting
+        from neurosens_fast.fragility.place import find_place
+
+        setting = Setting(self.subject.model, None, self.subject.device, self.subject.dtype)
+        few, _ = setting.batch(*next(batches(self.parts.measured, 1)))
+        return find_place(setting.model, None, where, few, setting.autocast).layer
 
     def target(self, report: FragilityReport, path: Path, top: int, pictures: dict[str, str]) -> list[Table]:
         """Adversarial targeting: its files and tables."""
@@ -314,6 +341,8 @@ class _Job:
                 **self.common(),
             )
         except NothingToRepair as reason:
+            for name in REPAIR_FILES:  # of an earlier run
+                (path / name).unlink(missing_ok=True)
             return no_repair_table(str(reason))
         found.to_csv(path / REPAIR_FILES[0])
         found.plot(path / REPAIR_FILES[1])
@@ -346,12 +375,28 @@ class _Job:
 def _save_weights(model: nn.Module, path: Path, description: str, factor: float) -> None:
     from neurosens_fast.training.checkpoints import save_weights
 
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
     save_weights(path, state, {"model": description, "compress": factor})
 
 
-def _factor(text: str) -> float:
-    value = fraction(text)
-    if not 0 < value <= 1:
-        raise ValueError(f"--compress {text} is not a factor in (0, 1]")
-    return value
+def _factors(words: Sequence[str]) -> list[float]:
+    factors = fractions(words, "--compress")
+    for factor in factors:
+        if not 0 < factor <= 1:
+            raise ValueError(f"--compress {factor:g} is not a factor in (0, 1]")
+    if factors and min(factors) == 1:
+        raise ValueError("--compress 1 repairs nothing; give factors below 1, as in 0.75,0.5")
+    return factors
+
+
+@contextmanager
+def _dropout_kept(folder: Path) -> Iterator[None]:
+    """Errors inside tell that the dropout is complete in ``folder``, so that ``--resume`` need not repeat it."""
+    from neurosens_fast.audit.kept import note_kept
+    from neurosens_fast.fragility.checkpoint import CountsState
+
+    try:
+        yield
+    except BaseException as error:
+        note_kept(error, folder, CountsState.noun)
+        raise

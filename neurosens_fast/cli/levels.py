@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -42,11 +42,20 @@ class LevelOptions(AttackOptions):
     ] = None  # type: ignore[assignment]
 
 
+def fractions(words: Sequence[str], option: str) -> list[float]:
+    """The numbers of a list with commas; a usage error that names ``option`` for what is none."""
+    try:
+        return [fraction(text) for text in listed(words)]
+    except typer.BadParameter as error:
+        error.param_hint = option
+        raise
+
+
 def attack_maker(options: LevelOptions, seed: int) -> tuple[tuple[float, ...], Callable[..., Any], str]:
     """The strengths; what makes an attack on a model for one, called as ``(model, eps=...)``; and its description."""
     from neurosens_fast.fragility.levels import checked_eps
 
-    levels = checked_eps([fraction(text) for text in listed(options.eps or (EPS,))])
+    levels = checked_eps(fractions(options.eps or (EPS,), "--eps"))
     name = options.attack
     given = {field.name: getattr(options, field.name) for field in fields(AttackOptions) if field.name != "eps"}
     if is_user_function(name):
@@ -56,7 +65,9 @@ def attack_maker(options: LevelOptions, seed: int) -> tuple[tuple[float, ...], C
             return call_user_function(name, given={"model": model, "eps": eps})
 
         return levels, made_by_user, describe_user_function(name)
-    one_of(name, WITH_EPS, "attack with an eps")
+    if name in ATTACKS and name not in WITH_EPS:
+        raise ValueError(f"--attack {name} has no eps to vary; choose one of {', '.join(WITH_EPS)}")
+    one_of(name, WITH_EPS, "attack")
     check_attack(AttackOptions(**given))
 
     def made(model: nn.Module, eps: float) -> Any:

@@ -62,8 +62,9 @@ class OutputFolder:
             raise
 
     def written(self) -> str:
-        """The line that says where things are."""
-        return f"written to {self.path}: {', '.join(self.names)}"
+        """The line that says where things are; a file that there was no reason to write is left out."""
+        written = [name for name in self.names if os.path.lexists(self.path / name)]
+        return f"written to {self.path}: {', '.join(written)}"
 
 
 def standard_output(quiet: bool = False) -> Console:
@@ -86,7 +87,7 @@ def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """A table of a document, with its note below, between empty lines."""
+    """A table of a document, with its note below, after an empty line. Cells that are too wide wrap between words."""
     from rich.text import Text
 
     from neurosens_fast.audit.tables import text_table
@@ -95,12 +96,14 @@ def print_table(console: Console, table: Table) -> None:
     shown = text_table(table.title, first, [row[0] for row in table.rows], tuple(others))
     for place, column in enumerate(shown.columns):
         column.justify = "right" if place in table.numbers else "left"
+        if place:
+            cells = (table.headers[place], *(row[place] for row in table.rows))
+            column.no_wrap, column.min_width = False, max(len(word) for cell in cells for word in cell.split())
     for row in table.rows:
         shown.add_row(*map(Text, row))
     console.print()
     console.print(shown)
     console.print(Text(table.note, style="dim"))
-    console.print()
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:

@@ -8,12 +8,15 @@ from urllib.parse import quote
 
 from neurosens_fast.audit.document.content import Table
 from neurosens_fast.audit.document.markdown import escaped, table_text
+from neurosens_fast.audit.tables import counted
 
-from .document_tables import signed
+from .document_tables import number, signed
 from .judging import CLASSES, SCORES
 
 if TYPE_CHECKING:
     from .report import FragilityReport
+
+SHOWN = {name: SCORES[name] for name in ("clean", "adversarial")}
 
 
 def to_markdown(
@@ -74,7 +77,7 @@ def class_table(report: FragilityReport, threshold: float | None = None) -> Tabl
             )
         )
     return Table(
-        "Classes of neurons",
+        f"Classes of {counted(len(report.neurons), 'neuron')} of {report.layer}",
         ("inputs", "accuracy", "threshold", *CLASSES, "most fragile"),
         tuple(rows),
         frozenset(range(1, 7)),
@@ -87,25 +90,27 @@ def neuron_table(report: FragilityReport, top: int) -> Table:
     """The neurons with the lowest adversarial scores at the largest eps."""
     order = report.score().argsort(stable=True)[:top].tolist()
     conditions = [("clean", None), *(("adversarial", eps) for eps in report.eps)]
-    found = [(report.score(*each), report.standard_error(*each), report.p_value(*each)) for each in conditions]
+    found = [(report.score(*each), report.standard_error(*each)) for each in conditions]
+    largest, p_values = f"eps {max(report.eps):g}", report.p_value()
     rows = tuple(
         (
             str(report.neurons[place]),
-            *(f"{signed(float(score[place]))} ± {100 * float(error[place]):.2f}" for score, error, _ in found),
-            f"{float(found[-1][2][place]):.2g}",
+            *(f"{signed(float(score[place]))} ± {100 * float(error[place]):.2f}" for score, error in found),
+            number(float(p_values[place])),
         )
         for place in order
     )
     names = ["clean" if eps is None else f"eps {eps:g}" for _, eps in conditions]
     return Table(
-        f"The {len(rows)} most fragile neurons",
-        ("neuron", *names, f"p at {names[-1]}"),
+        f"The {f'{len(rows)} most fragile neurons' if len(rows) > 1 else 'most fragile neuron'} at {largest}",
+        ("neuron", *names, f"p at {largest}"),
         rows,
         frozenset(range(len(names) + 2)),
-        f"Points of accuracy, with one standard error of the paired change. {_definitions(SCORES)}. p: exact McNemar "
+        f"Points of accuracy, with one standard error of the paired change. {_definitions(SHOWN)}. p: exact McNemar "
         "test, not corrected for the number of neurons.",
     )
 
 
 def _definitions(of: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {text}" for name, text in of.items()).capitalize()
+    text = "; ".join(f"{name}: {meaning}" for name, meaning in of.items())
+    return text[:1].upper() + text[1:]

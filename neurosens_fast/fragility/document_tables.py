@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,14 +37,15 @@ def hit_table(report: TargetingReport, top: int = 10) -> Table:
     rows = tuple(
         (str(neuron), *(f"{share:.1%}" for share in report.share[:, neuron].tolist())) for neuron in order.tolist()
     )
+    most = "changes most" if report.top == 1 else f"is among the {report.top} that change most"
     unhit = ", ".join(f"{count:,} at eps {eps:g}" for eps, count in zip(report.eps, report.unhit.tolist(), strict=True))
     return Table(
         "Where the attack hits",
         ("neuron", *(f"eps {eps:g}" for eps in report.eps)),
         rows,
         frozenset(range(1 + len(report.eps))),
-        f"Share of samples in which the neuron is among the {report.top} whose activation changes most for its size. "
-        f"Samples in which none changes: {unhit}.",
+        f"Share of samples in which the activation of the neuron {most} for its size. Samples in which none changes: "
+        f"{unhit}.",
     )
 
 
@@ -89,7 +91,7 @@ def repair_table(report: RepairReport) -> Table:
         frozenset(range(1, 5)),
         f"Of the factors {tried}, {what} was picked on validation data by accuracy under {report.pick_by}; shown are "
         f"{test.samples:,} other samples. Each model is attacked itself. Change in points with one standard error, "
-        "paired; p: exact McNemar test.",
+        f"paired; p: exact McNemar test.{_told('Warnings', test.warnings)}",
     )
 
 
@@ -120,5 +122,9 @@ def filter_table(report: FilterReport) -> Table:
         frozenset(range(1, 7)),
         f"{report.kind} {KINDS[report.kind]}. Scores: integral of accuracy minus the share of surviving weights over "
         f"the threshold, at eps {max(report.eps):g}. Change: mean accuracy over the filtered points less that without "
-        f"a filter, in points, and the class by it ({', '.join(CLASSES)}).",
+        f"a filter, in points, and the class by it ({', '.join(CLASSES)}).{_told('Notes', report.notes)}",
     )
+
+
+def _told(label: str, sentences: Sequence[str]) -> str:
+    return f" {label}: {'; '.join(sentences)}." if sentences else ""

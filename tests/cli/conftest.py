@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -120,3 +121,23 @@ def audit_into(folder: Path, *words: str) -> Path:
     """``folder``, once an audit of the untrained digits network is in it."""
     assert main(["audit", "--model", "digits-cnn", "--data", "digits", *words, "--quiet", "--out", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with the file of a person in it."""
+    shutil.copy(Path(__file__).with_name("tiny.py"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def quick(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, with empty files as pictures: drawing takes most of the time of these small runs."""
+    undrawn(monkeypatch)
+    return tiny
+
+
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("plot", "targeting_plot", "repair_plot", "filter_plot"):
+        monkeypatch.setattr(f"neurosens_fast.fragility.{module}.plot", lambda report, path: Path(path).touch())

@@ -31,6 +31,7 @@ def test_commands() -> None:
         "compare",
         "layers",
         "mask",
+        "fragility",
         "attack",
         "train",
         "reproduce",
