@@ -27,7 +27,7 @@ from neurosens_fast.fragility.filter_report import FilterReport
 from neurosens_fast.fragility.sweep import RepairReport
 from neurosens_fast.fragility.targeting_report import TargetingReport
 
-from .made import made_report
+from .reports import made_report
 
 MADE: Any = {"model": "made", "attack": "FGSM", "data": "made", "dtype": "float32", "device": "cpu", "seed": 0}
 MADE["versions"] = {"torch": "2"}
@@ -85,9 +85,9 @@ def test_document() -> None:
     assert text.startswith("# Fragile neurons: conv of Net_1 \\<b\\>\n\n- **Model**: Net_1 \\<b\\>, of \\*mine\\*\n")
     assert "- **Layer**: conv (Conv2d): 3 of 4 neurons, each set to zero at the output of norm (after_norm)\n" in text
     assert "- **Attack**: FGSM on the whole model, once (fixed)\n" in text
-    assert "- **Data**: made; 100 samples\n" in text
-    assert "- **Computed**: made by hand\n" in text
-    assert "- **Versions**: torch 2\n" in text
+    assert "- **Data**: tensors \\[20, 3\\]; 100 samples\n" in text
+    assert "- **Computed**: a note\n" in text
+    assert "- **Versions**: torch 2.14.1\n" in text
     assert re.findall(r"!\[.*?\]\((.*?)\)", text) == ["a%20picture.png", "repair.png"]
     titles = ["Classes of 3 neurons of conv", "The 2 most fragile neurons at eps 0.1", "Repair"]
     assert re.findall(r"^## (.*)", text, re.MULTILINE) == titles
