@@ -210,7 +210,7 @@ def run(
             )
         with _dropout_kept(path):
             report.to_csv(path / "neurons.csv", threshold)
-            report.plot(path / "fragility.png")
+            report.plot(path / "fragility.png", threshold)
             tables: list[Table] = []
             pictures: dict[str, str] = {}
             if target:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 _NAMED_NEURONS = 40
 
 
-def plot(report: FragilityReport, path: str | PathLike[str]) -> None:
+def plot(report: FragilityReport, path: str | PathLike[str], threshold: float | None = None) -> None:
     """See :meth:`FragilityReport.plot`."""
     scores = torch.stack([report.score("clean"), *(report.score("adversarial", eps) for eps in report.eps)], 1)
     with figure_in(path, 13.0, max(4.8, min(9.0, 2.4 + 0.14 * len(scores)))) as figure:
         table, curves = figure.subplots(1, 2, width_ratios=(1, 1.35))
         _draw_table(table, report, scores, figure)
-        _draw_curves(curves, report)
+        _draw_curves(curves, report, threshold)
         figure.suptitle(
             f"{report.model.split(',')[0]}: neurons of {report.layer} dropped, {report.attack} ({report.protocol})\n"
             f"{report.samples:,} samples; accuracy with all neurons {_accuracies(report)}",
@@ -53,7 +53,7 @@ def _draw_table(axes: Any, report: FragilityReport, scores: torch.Tensor, figure
     figure.colorbar(image, ax=axes, label="points of accuracy", shrink=0.8)
 
 
-def _draw_curves(axes: Any, report: FragilityReport) -> None:
+def _draw_curves(axes: Any, report: FragilityReport, threshold: float | None) -> None:
     from matplotlib import colormaps
 
     axes.axhline(0, color=MUTED, linewidth=1)
@@ -66,7 +66,7 @@ def _draw_curves(axes: Any, report: FragilityReport) -> None:
         values, order = report.score(score, eps).sort(stable=True)
         error = report.standard_error(score, eps)[order]
         places = list(range(len(values)))
-        classes = report.classes(score, eps)
+        classes = report.classes(score, eps, threshold)
         counts = ", ".join(f"{classes.count(name)} {name}" for name in CLASSES)
         axes.plot(places, (100 * values).tolist(), color=colour, linewidth=2, marker="o", markersize=3,
                   linestyle="--" if eps is None else "-",

@@ -143,23 +143,24 @@ class FragilityReport:
 
         write_whole(path, self.to_pandas(threshold).to_csv(index=False, lineterminator="\n").encode())
 
-    def plot(self, path: str | PathLike[str]) -> None:
+    def plot(self, path: str | PathLike[str], threshold: float | None = None) -> None:
         """Draw every neuron's score, clean and at each eps, and the sorted scores; the suffix decides the format.
 
-        Raises ``ValueError`` for an unknown format, ``ReportError`` if the file cannot be written.
+        ``threshold`` is that of :meth:`classes`. Raises ``ValueError`` for an unknown format, ``ReportError`` if the
+        file cannot be written.
         """
         from .plot import plot
 
-        plot(self, path)
+        plot(self, path, threshold)
 
-    def to_markdown(self, top: int = 20, picture: str | None = None) -> str:
+    def to_markdown(self, top: int = 20, picture: str | None = None, threshold: float | None = None) -> str:
         """The report as a Markdown document: setting, accuracies, classes, the ``top`` most fragile neurons.
 
-        ``picture`` is the link to a picture, none without it.
+        ``picture`` is the link to a picture, none without it; ``threshold`` that of :meth:`classes`.
         """
         from .document import to_markdown
 
-        return to_markdown(self, top, picture)
+        return to_markdown(self, top, picture, threshold=threshold)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a safetensors file with JSON metadata and a checksum; it appears whole or not at all.

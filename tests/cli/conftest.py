@@ -140,4 +140,4 @@ def quick(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("plot", "targeting_plot", "repair_plot", "filter_plot"):
-        monkeypatch.setattr(f"neurosens_fast.fragility.{module}.plot", lambda report, path: Path(path).touch())
+        monkeypatch.setattr(f"neurosens_fast.fragility.{module}.plot", lambda report, path, *_: Path(path).touch())
