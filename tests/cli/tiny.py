@@ -28,15 +28,16 @@ def build() -> nn.Sequential:
 
 
 def of_digits() -> nn.Sequential:
-    """Random features of the digits, read out by least squares: a trained network in no time."""
+    """Random features of the digits, read out by ridge regression: a trained network in no time."""
     from neurosens_fast.data import digits
 
     conv, linear = nn.Conv2d(1, 6, 3), nn.Linear(216, 10, bias=False)
     features = nn.Sequential(conv, nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten()).eval()
     split = digits()
     with torch.no_grad():
-        targets = torch.eye(10)[split.train_labels]
-        linear.weight.copy_(torch.linalg.lstsq(features(split.train_images), targets).solution.T)
+        seen, targets = features(split.train_images).double(), torch.eye(10).double()[split.train_labels]
+        gram = seen.T @ seen + torch.eye(216).double()  # some features are always zero
+        linear.weight.copy_(torch.linalg.solve(gram, seen.T @ targets).T)
     return nn.Sequential(*features, linear)
 
 
