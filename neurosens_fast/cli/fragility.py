@@ -12,7 +12,6 @@ import typer
 
 from neurosens_fast.support.names import FRAGILITY_REPORT
 
-from .fragility_data import Parts, cut_in_parts, whole
 from .interrupts import endings_told
 from .levels import LevelOptions, attack_maker, fractions
 from .options import AttackOptions, DataOptions, ModelOptions, OutputOptions, RunOptions
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from neurosens_fast.audit.document.content import Table
     from neurosens_fast.fragility import FragilityReport
 
+    from .fragility_data import Parts
     from .prepare import Subject
 
 PANEL = "Neurons"
@@ -150,6 +150,7 @@ def run(
     from neurosens_fast.support.files import write_whole
     from neurosens_fast.support.packages import import_package
 
+    from .fragility_data import cut_in_parts, whole
     from .prepare import prepare
 
     if output.overwrite and resume:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from torch import nn
 
 from neurosens_fast.support.userfile import call_user_function, describe_user_function, is_user_function
 
-from .attacks import ATTACKS, build_attack, check_attack
 from .options import ATTACK_NAMES, AttackOptions
 from .parsing import fraction, listed, one_of
 
+if TYPE_CHECKING:
+    from torch import nn
+
 EPS = "0.02,0.05,0.1"
-WITH_EPS = [name for name, known in ATTACKS.items() if "eps" in known.takes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,8 @@ def attack_maker(options: LevelOptions, seed: int) -> tuple[tuple[float, ...], C
     """The strengths; what makes an attack on a model for one, called as ``(model, eps=...)``; and its description."""
     from neurosens_fast.fragility.levels import checked_eps
 
+    from .attacks import ATTACKS, build_attack, check_attack
+
     levels = checked_eps(fractions(options.eps or (EPS,), "--eps"))
     name = options.attack
     given = {field.name: getattr(options, field.name) for field in fields(AttackOptions) if field.name != "eps"}
@@ -65,9 +67,10 @@ def attack_maker(options: LevelOptions, seed: int) -> tuple[tuple[float, ...], C
             return call_user_function(name, given={"model": model, "eps": eps})
 
         return levels, made_by_user, describe_user_function(name)
-    if name in ATTACKS and name not in WITH_EPS:
-        raise ValueError(f"--attack {name} has no eps to vary; choose one of {', '.join(WITH_EPS)}")
-    one_of(name, WITH_EPS, "attack")
+    with_eps = [known for known, kind in ATTACKS.items() if "eps" in kind.takes]
+    if name in ATTACKS and name not in with_eps:
+        raise ValueError(f"--attack {name} has no eps to vary; choose one of {', '.join(with_eps)}")
+    one_of(name, with_eps, "attack")
     check_attack(AttackOptions(**given))
 
     def made(model: nn.Module, eps: float) -> Any:
