@@ -16,14 +16,23 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def python_blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.S)
+
+
+def run_examples(page: str) -> dict[str, Any]:
+    """The names that all blocks of a page leave, run in order."""
+    namespace: dict[str, Any] = {}
+    for block in python_blocks((ROOT / page).read_text(encoding="utf-8")):
+        exec(compile(block, page, "exec"), namespace)
+    return namespace
+
+
 def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks in one namespace, in order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(blocks) == 7
-    namespace: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
+    assert len(python_blocks(README)) == 7
+    namespace = run_examples("README.md")
     written = {"neurons.csv", "audit.safetensors", "sensitivity.png", "report.html", "masking.png", "large"}
     assert {path.name for path in tmp_path.iterdir()} == written
     assert namespace["report"].sensitivity["relu2"].shape == (32,)
@@ -38,10 +47,7 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_examples_of_auditing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the page on auditing, likewise."""
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "auditing.md").read_text(encoding="utf-8")
-    namespace: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.S):
-        exec(compile(block, "auditing.md", "exec"), namespace)
+    namespace = run_examples("docs/auditing.md")
     assert {path.name for path in tmp_path.iterdir()} == {"run", "scores"}
     assert len(namespace["table"]) == 200
     assert namespace["differences"].samples == 200
@@ -50,10 +56,7 @@ def test_examples_of_auditing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_examples_of_fragility_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the page on fragile neurons, likewise, and what their comments say."""
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "fragility.md").read_text(encoding="utf-8")
-    namespace: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.S):
-        exec(compile(block, "fragility.md", "exec"), namespace)
+    namespace = run_examples("docs/fragility.md")
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {"run/fragility.safetensors", "targeting.png", "filter.png"}
     assert namespace["dropout"].notes[0].startswith("what comes before bn1 was computed once")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from neurosens_fast import ops
+from neurosens_fast.support.files import csv_content
 from neurosens_fast.support.messages import listing
 
 from .report import AuditReport, count_of
@@ -101,7 +102,7 @@ class Comparison:
 
         Raises ``ReportError`` if the file cannot be written.
         """
-        write_whole(path, self.to_pandas().to_csv(index=False, lineterminator="\n").encode())
+        write_whole(path, csv_content(self.to_pandas()))
 
     def neurons(self) -> DataFrame:
         """One row per neuron of the compared layers, in A's order of execution.

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED = "#22252a", "#6b7280"
-LINE, PEAK = "#0072b2", "#d55e00"  # from the Okabe-Ito set, safe for colour blindness
+LINE, PEAK = "#0072b2", "#d55e00"  # from the Okabe-Ito set, safe for colour blindness, as are those below
+GREEN, PURPLE, ORANGE, SKY = "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 
 
 @contextmanager

@@ -246,9 +246,11 @@ class AuditReport:
 
     def to_csv(self, path: str | PathLike[str], by: str = "sensitivity") -> None:
         """Write :meth:`to_pandas` as CSV with full float64 precision; the file appears whole or not at all."""
+        from neurosens_fast.support.files import csv_content
+
         from .storage import write_whole
 
-        write_whole(path, self.to_pandas(by).to_csv(index=False, lineterminator="\n").encode())
+        write_whole(path, csv_content(self.to_pandas(by)))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a safetensors file with JSON metadata and a checksum; it appears whole or not at all.

@@ -24,7 +24,7 @@ from .paired_run import AuditRun, PairedRun
 from .progress import Report
 from .report import AuditReport
 from .scores import ScoreWriter
-from .setting import AttackCallable, Setting, check_count
+from .setting import AttackCallable, Setting, check_counts
 from .source import Share
 from .together import combined
 from .two_models import TwoModelRun
@@ -98,7 +98,7 @@ def audit(
     samples or labels, adversarial inputs of another shape. ``ReportError`` for a folder that holds another audit, or
     cannot be written.
     """
-    _check_counts(batch_size, max_samples)
+    check_counts(batch_size=batch_size, max_samples=max_samples)
     setting = Setting(model, attack, device, dtype)
     job = _Job(data if attack is not None else pair_data(data), batch_size, max_samples, progress, seed, workers)
     taps = Taps(setting.model, layers, channel_dims, tokens)
@@ -151,7 +151,7 @@ def audit_pairs(
     models must be on one device. The activations of ``model_a`` are kept for one batch. Everything else is as in
     :func:`audit`. A choice of this package.
     """
-    _check_counts(batch_size, max_samples)
+    check_counts(batch_size=batch_size, max_samples=max_samples)
     setting = Setting(model_a, None, device, dtype)
     other = Setting(model_b, None, device, dtype)
     models = PairedModels(setting.model, other.model, layers, channel_dims, layers_b, tokens)
@@ -262,11 +262,6 @@ def _share(distributed: bool) -> Share:
     if distributed and world == 1 and process_count() > 1:
         raise ValueError("distributed=True needs a process group; call torch.distributed.init_process_group first")
     return Share(rank=rank, world=world)
-
-
-def _check_counts(batch_size: int, max_samples: int | None) -> None:
-    for name, value in (("batch_size", batch_size), ("max_samples", max_samples)):
-        check_count(name, value)
 
 
 def _common_facts(layers: Layers, tokens: str, dtype: torch.dtype | None) -> dict[str, str]:

@@ -143,6 +143,12 @@ def check_count(name: str, value: int | None) -> None:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
+def check_counts(**counts: int | None) -> None:
+    """:func:`check_count` of each of ``counts``, which are called as the arguments they come from."""
+    for name, value in counts.items():
+        check_count(name, value)
+
+
 def _place(model: nn.Module, device: torch.device | str | None) -> torch.device | None:
     places = devices_of(model)
     if len(places) > 1:

@@ -146,6 +146,7 @@ def run(
         tap_line,
     )
     from neurosens_fast.capture import Taps
+    from neurosens_fast.support.files import csv_content
     from neurosens_fast.support.processes import process_group, rank_and_world, wait_for_all
 
     from .prepare import prepare
@@ -210,7 +211,7 @@ def run(
             return
         report.to_csv(path / "neurons.csv")
         if by_class:
-            write_whole(path / CLASSES, report.classes_to_pandas().to_csv(index=False, lineterminator="\n").encode())
+            write_whole(path / CLASSES, csv_content(report.classes_to_pandas()))
         picture = path / "sensitivity.png"
         report.plot(picture)
         report.save_markdown(path / "report.md", picture=picture)

@@ -56,6 +56,7 @@ def run(
     from neurosens_fast.audit.storage import write_whole
     from neurosens_fast.audit.tables import accuracies, comparison_notes, counted, moved_table
     from neurosens_fast.statistics import METRICS
+    from neurosens_fast.support.files import csv_content
 
     one_of(by, METRICS, "metric")
     folder = OutputFolder(out, FILES, overwrite) if out is not None else None
@@ -65,7 +66,7 @@ def run(
     if folder is not None:
         with folder.opened() as path:
             comparison.to_csv(path / "comparison.csv")
-            write_whole(path / "neurons.csv", comparison.neurons().to_csv(index=False, lineterminator="\n").encode())
+            write_whole(path / "neurons.csv", csv_content(comparison.neurons()))
             comparison.plot(path / "comparison.png")
     for side, place, report in (("A", place_a, first), ("B", place_b, second)):
         print_facts(

@@ -69,10 +69,14 @@ class Counts:
         mean = self.change() - self.change()[:, :1]
         return ((mean_square - mean**2).clamp(min=0) / self.samples).sqrt()
 
-    def p_values(self) -> Tensor:
-        """Exact two-sided McNemar test that dropping neuron k changes nothing, ``[K, 1 + E]`` (McNemar, 1947)."""
-        flat = zip(self.lost.flatten().tolist(), self.gained.flatten().tolist(), strict=True)
-        return torch.tensor([mcnemar(*pair) for pair in flat], dtype=torch.float64).view(self.lost.shape)
+    def p_values(self, condition: int | None = None) -> Tensor:
+        """Exact two-sided McNemar test that dropping neuron k changes nothing (McNemar, 1947).
+
+        ``[K, 1 + E]``, or ``[K]`` of one condition, since each takes its time.
+        """
+        lost, gained = (counts if condition is None else counts[:, condition] for counts in (self.lost, self.gained))
+        flat = zip(lost.flatten().tolist(), gained.flatten().tolist(), strict=True)
+        return torch.tensor([mcnemar(*pair) for pair in flat], dtype=torch.float64).view(lost.shape)
 
 
 def mcnemar(lost: int, gained: int) -> float:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import operator
-import sys
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from os import PathLike
 from typing import Any
@@ -16,18 +15,12 @@ from torch import Tensor, nn
 from neurosens_fast.attacks import FGSM
 from neurosens_fast.audit.batches import Data, sample_count
 from neurosens_fast.audit.checkpoint import Checkpoint, check_checkpoint
-from neurosens_fast.audit.descriptions import (
-    describe_callable,
-    describe_data,
-    describe_model,
-    package_versions,
-)
 from neurosens_fast.audit.identity import structure_fingerprint, weights_fingerprint
 from neurosens_fast.audit.loop import go_over, nothing
 from neurosens_fast.audit.masking import PROTOCOLS
-from neurosens_fast.audit.masking.hooks import ADAPTIVE_MEND, Masks, right_answers
+from neurosens_fast.audit.masking.hooks import ADAPTIVE_MEND, Masks, eager, right_answers
 from neurosens_fast.audit.progress import Report
-from neurosens_fast.audit.setting import AttackCallable, Setting, check_count
+from neurosens_fast.audit.setting import AttackCallable, Setting, check_counts
 from neurosens_fast.audit.source import EVERYTHING
 from neurosens_fast.capture import Inputs, leaves, mapped
 from neurosens_fast.folding import TRIAL_SAMPLES, NotTraced
@@ -35,7 +28,7 @@ from neurosens_fast.folding import TRIAL_SAMPLES, NotTraced
 from .checkpoint import CountsState
 from .counts import Counts
 from .dropped import Dropped, PlainDropped, SplitDropped, right_without
-from .levels import EPS, MakeAttack, attacks_of, checked_eps
+from .levels import EPS, MakeAttack, attacks_of, checked_eps, described_run
 from .place import Place, find_place
 from .report import FragilityReport
 
@@ -92,21 +85,15 @@ def nodal_dropout(
     levels = checked_eps(eps)
     setting = Setting(model, None, device, dtype)
     attacks = attacks_of(setting.model, attack, levels, seed)
-    for name, value in (("batch_size", batch_size), ("max_samples", max_samples)):
-        check_count(name, value)
+    check_counts(batch_size=batch_size, max_samples=max_samples)
     check_checkpoint(checkpoint, checkpoint_seconds, resume)
     chosen = None if neurons is None else _whole_numbers(neurons)
     run = _Run(setting, layer, where, chosen, attacks, protocol == "adaptive", plain)
-    texts = {
-        "model": model_description or describe_model(setting.model),
-        "attack": attack_description or describe_callable(attack),
-        "data": data_description or describe_data(data),
-        "dtype": str(dtype or "as given").removeprefix("torch."),
-    }
+    described = described_run(setting, data, attack, seed, model_description, data_description, attack_description)
     store = None
     share = EVERYTHING
     if checkpoint is not None:
-        identity = texts | {
+        identity = {name: described[name] for name in ("model", "attack", "data", "dtype")} | {
             "weights": weights_fingerprint(setting.model),
             "structure": structure_fingerprint(setting.model),
             **{"layer": layer, "where": where, "neurons": chosen, "eps": levels, "protocol": protocol, "plain": plain},
@@ -141,11 +128,8 @@ def nodal_dropout(
             counts=run.counts,
             where=where,
             protocol=protocol,
-            device=str(setting.device or "cpu"),
-            seed=seed,
-            versions=package_versions(),
             notes=run.notes(),
-            **texts,
+            **described,
         )
         if store is not None:
             store.complete(report)
@@ -251,7 +235,7 @@ class _Run:
             mask[neuron] = True
             self._masks.active = {self._zeroed.zeroed: mask}
             applied = self._masks.applied
-            with self._masks, _eager():
+            with self._masks, eager():
                 adversarial = self._attacked(attack, inputs, labels)
             if self._masks.applied == applied and not _same(adversarial, inputs):
                 raise ValueError(f"the attack did not run layer {self._zeroed.zeroed!r}; {ADAPTIVE_MEND}")
@@ -265,11 +249,6 @@ class _Run:
 
 def _same(first: Inputs, second: Inputs) -> bool:
     return all(torch.equal(*pair) for pair in zip(leaves(first), leaves(second), strict=True))
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Runs an attack's compiled model as plain code, since compiled code calls no hooks."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _whole_numbers(neurons: Iterable[int]) -> list[int]:

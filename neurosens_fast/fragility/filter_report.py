@@ -190,8 +190,9 @@ class FilterReport:
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Write :meth:`to_pandas` as CSV with full float64 precision; the file appears whole or not at all."""
         from neurosens_fast.audit.storage import write_whole
+        from neurosens_fast.support.files import csv_content
 
-        write_whole(path, self.to_pandas().to_csv(index=False, lineterminator="\n").encode())
+        write_whole(path, csv_content(self.to_pandas()))
 
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw accuracy over the threshold, one panel per curve; the suffix decides the format.

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from neurosens_fast.audit.batches import Data
 from neurosens_fast.audit.loop import go_over
 from neurosens_fast.audit.progress import Report
-from neurosens_fast.audit.setting import Setting, check_count
+from neurosens_fast.audit.setting import Setting, check_counts
 from neurosens_fast.capture import AttachedHooks, Inputs, plain_forward
 
 
@@ -35,8 +35,7 @@ def reestimate_norms(
     ``ValueError`` if there is no such norm, or a batch of one sample does not do for one.
     """
     setting = Setting(model, None, device, None)
-    check_count("batch_size", batch_size)
-    check_count("max_samples", max_samples)
+    check_counts(batch_size=batch_size, max_samples=max_samples)
     run = _Run(setting, behind)
     go_over(
         data,

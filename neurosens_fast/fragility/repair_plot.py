@@ -5,14 +5,14 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from neurosens_fast.audit.figure import INK, LINE, MUTED, PEAK, figure_in
+from neurosens_fast.audit.figure import GREEN, INK, LINE, MUTED, ORANGE, PEAK, PURPLE, SKY, figure_in
 
 from .evaluation import CLEAN, label
 
 if TYPE_CHECKING:
     from .sweep import RepairReport
 
-_COLOURS = (LINE, PEAK, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # from the Okabe-Ito set
+_COLOURS = (LINE, PEAK, GREEN, PURPLE, ORANGE, SKY)
 _MARKERS = "os^Dvp"
 
 

@@ -94,7 +94,7 @@ class FragilityReport:
         place = column_of(score, eps, self.eps)
         if score == "difference":
             return torch.full((len(self.neurons),), torch.nan, dtype=torch.float64)
-        return self.counts.p_values()[:, place]
+        return self.counts.p_values(place)
 
     def threshold(self, score: str = "adversarial", eps: float | None = None) -> float:
         """The threshold of :meth:`classes` by default: the binomial standard error of the accuracy without dropping.
@@ -140,8 +140,9 @@ class FragilityReport:
     def to_csv(self, path: str | PathLike[str], threshold: float | None = None) -> None:
         """Write :meth:`to_pandas` as CSV with full float64 precision; the file appears whole or not at all."""
         from neurosens_fast.audit.storage import write_whole
+        from neurosens_fast.support.files import csv_content
 
-        write_whole(path, self.to_pandas(threshold).to_csv(index=False, lineterminator="\n").encode())
+        write_whole(path, csv_content(self.to_pandas(threshold)))
 
     def plot(self, path: str | PathLike[str], threshold: float | None = None) -> None:
         """Draw every neuron's score, clean and at each eps, and the sorted scores; the suffix decides the format.

@@ -15,6 +15,7 @@ from neurosens_fast.audit.descriptions import describe_callable, describe_model
 from neurosens_fast.audit.progress import Report
 from neurosens_fast.audit.storage import write_whole
 from neurosens_fast.capture import hookable
+from neurosens_fast.support.files import csv_content
 
 from .evaluation import ATTACKS, Judge, RepairEvaluation
 from .levels import MakeAttack
@@ -71,7 +72,7 @@ class RepairReport:
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Write :meth:`to_pandas` as CSV with full float64 precision; the file appears whole or not at all."""
-        write_whole(path, self.to_pandas().to_csv(index=False, lineterminator="\n").encode())
+        write_whole(path, csv_content(self.to_pandas()))
 
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw the change of accuracy over the compression factor, and accuracy before and after on the test data.

@@ -12,15 +12,14 @@ from torch.func import functional_call
 
 from neurosens_fast.attacks import FGSM
 from neurosens_fast.audit.batches import Data
-from neurosens_fast.audit.descriptions import describe_callable, describe_data, describe_model, package_versions
 from neurosens_fast.audit.loop import go_over
 from neurosens_fast.audit.masking.hooks import needed_logits, right_answers
 from neurosens_fast.audit.progress import Report
-from neurosens_fast.audit.setting import AttackCallable, Setting, check_count
+from neurosens_fast.audit.setting import AttackCallable, Setting, check_counts
 from neurosens_fast.capture import Inputs, Layers, plain_forward
 
 from .filter_report import KINDS, FilterReport
-from .levels import EPS, MakeAttack, attacks_of, checked_eps
+from .levels import EPS, MakeAttack, attacks_of, checked_eps, described_run
 from .weights import Band, WeightGroup, find_weights
 
 FILTER_SCOPES: dict[str, str] = {
@@ -89,8 +88,7 @@ def synaptic_filter(
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     levels = checked_eps(eps)
     bands = bands_of(kind, checked_thresholds(thresholds))
-    for name, count in (("batch_size", batch_size), ("max_samples", max_samples)):
-        check_count(name, count)
+    check_counts(batch_size=batch_size, max_samples=max_samples)
     setting = Setting(model, None, device, dtype)
     setting.check_weights()  # before their sizes are read
     weights, notes = find_weights(setting.model, layers)
@@ -122,14 +120,8 @@ def synaptic_filter(
         correct=run.correct[run.plan.place.to(run.correct.device)].cpu(),
         unfiltered=run.correct[0].cpu(),
         samples=run.samples,
-        model=model_description or describe_model(setting.model),
-        attack=attack_description or describe_callable(attack),
-        data=data_description or describe_data(data),
-        dtype=str(dtype or "as given").removeprefix("torch."),
-        device=str(setting.device or "cpu"),
-        seed=seed,
-        versions=package_versions(),
         notes=notes,
+        **described_run(setting, data, attack, seed, model_description, data_description, attack_description),
     )
 
 

@@ -12,12 +12,11 @@ from neurosens_fast import ops
 from neurosens_fast.attacks import FGSM
 from neurosens_fast.audit import AuditReport
 from neurosens_fast.audit.batches import Data
-from neurosens_fast.audit.descriptions import describe_callable, describe_data, describe_model, package_versions
 from neurosens_fast.audit.loop import go_over
 from neurosens_fast.audit.masking.hooks import split_row
 from neurosens_fast.audit.per_sample import ClassTotals
 from neurosens_fast.audit.progress import Report
-from neurosens_fast.audit.setting import AttackCallable, Setting, check_count
+from neurosens_fast.audit.setting import AttackCallable, Setting, check_counts
 from neurosens_fast.capture import (
     Inputs,
     OutputHooks,
@@ -32,7 +31,7 @@ from neurosens_fast.capture import (
 from neurosens_fast.columns import ROW_STATISTICS
 
 from .correlations import Partner, audit_row, check_partners, correlations_of, partners_of
-from .levels import EPS, MakeAttack, attacks_of, checked_eps
+from .levels import EPS, MakeAttack, attacks_of, checked_eps, described_run
 from .place import Place, find_place
 from .report import FragilityReport
 from .targeting_report import TargetingReport
@@ -95,8 +94,7 @@ def target(
     levels = checked_eps(eps)
     check_partners(report, audit)
     setting = Setting(model, None, device, dtype)
-    for name, value in (("batch_size", batch_size), ("max_samples", max_samples), ("top", top)):
-        check_count(name, value)
+    check_counts(batch_size=batch_size, max_samples=max_samples, top=top)
     attacks = attacks_of(setting.model, attack, levels, seed)
 
     def partners(place: Place) -> list[Partner]:
@@ -131,14 +129,8 @@ def target(
         correlations=correlations_of(histogram, levels, run.partners, seed),
         samples=run.samples,
         where=where,
-        model=model_description or describe_model(setting.model),
-        attack=attack_description or describe_callable(attack),
-        data=data_description or describe_data(data),
-        dtype=str(dtype or "as given").removeprefix("torch."),
-        device=str(setting.device or "cpu"),
-        seed=seed,
-        versions=package_versions(),
         notes=_notes(found, report, audit),
+        **described_run(setting, data, attack, seed, model_description, data_description, attack_description),
     )
 
 

@@ -10,6 +10,7 @@ import numpy
 from torch import Tensor
 
 from neurosens_fast.audit.storage import write_whole
+from neurosens_fast.support.files import csv_content
 
 from .correlations import Correlation
 from .judging import listed
@@ -113,7 +114,7 @@ class TargetingReport:
 
         Raises ``ReportError`` if the file cannot be written.
         """
-        write_whole(path, self.to_pandas().to_csv(index=False, lineterminator="\n").encode())
+        write_whole(path, csv_content(self.to_pandas()))
 
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw the most hit neurons at every eps, by class at the largest one, and the correlations if there are any.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from neurosens_fast.audit.figure import LINE, MUTED, PEAK, figure_in
+from neurosens_fast.audit.figure import GREEN, LINE, MUTED, ORANGE, PEAK, PURPLE, figure_in
 
 from .plan import COMPARED
 from .verdicts import Rows
 
-COLOURS = dict(zip(COMPARED, (MUTED, LINE, "#009e73", "#cc79a7", "#e69f00", PEAK), strict=True))
+COLOURS = dict(zip(COMPARED, (MUTED, LINE, GREEN, PURPLE, ORANGE, PEAK), strict=True))
 """From the Okabe-Ito set, safe for colour blindness."""
 FILES = ("masking.png", "robustness.png", "sensitivity.png", "overlap.png")
 

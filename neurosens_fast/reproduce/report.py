@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurosens_fast.support.files import write_whole
+from neurosens_fast.support.files import csv_content, write_whole
 
 from . import figures
 from .plan import COMPARED, Plan
@@ -36,7 +36,7 @@ def write_report(
         for entry in found["tried"]
     ]
     for name, rows in {**tables, "selection": tried}.items():
-        write_whole(folder / f"{name}.csv", _frame(rows).to_csv(index=False, lineterminator="\n").encode())
+        write_whole(folder / f"{name}.csv", csv_content(_frame(rows)))
     figures.draw_masking(tables["masking"], folder / "masking.png")
     figures.draw_robustness(tables["robustness"], ACCURACIES, folder / "robustness.png")
     figures.draw_sensitivity(tables["sensitivity"], folder / "sensitivity.png")

@@ -16,7 +16,7 @@ from neurosens_fast.audit.batches import Data
 from neurosens_fast.audit.descriptions import describe_callable, describe_data, describe_model
 from neurosens_fast.audit.loop import go_over
 from neurosens_fast.audit.progress import Report
-from neurosens_fast.audit.setting import Setting, check_count
+from neurosens_fast.audit.setting import Setting, check_counts
 from neurosens_fast.capture import Inputs, hookable
 
 from .checks import model_warnings, outcome_warnings
@@ -60,8 +60,7 @@ def robust_accuracy(
     named = _named(attacks)
     setting = Setting(model, next(iter(named.values())), device, None)
     _check(named, model)
-    check_count("batch_size", batch_size)
-    check_count("max_samples", max_samples)
+    check_counts(batch_size=batch_size, max_samples=max_samples)
     run = _Run(setting, named, cascade)
     go_over(
         data,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from neurosens_fast.audit.storage import write_whole
+from neurosens_fast.support.files import csv_content
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -96,8 +97,8 @@ class RobustnessReport:
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Write :meth:`to_pandas` as CSV; the file appears whole or not at all."""
-        write_whole(path, self.to_pandas().to_csv(index=False, lineterminator="\n").encode())
+        write_whole(path, csv_content(self.to_pandas()))
 
     def samples_to_csv(self, path: str | PathLike[str]) -> None:
         """Write :meth:`samples_to_pandas` as CSV; the file appears whole or not at all."""
-        write_whole(path, self.samples_to_pandas().to_csv(index=False, lineterminator="\n").encode())
+        write_whole(path, csv_content(self.samples_to_pandas()))

@@ -8,8 +8,12 @@ import os
 import secrets
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .messages import did_you_mean
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _PART = ".part"
 
@@ -41,6 +45,11 @@ def remove_parts(folder: str | PathLike[str], pattern: str) -> None:
     for part in Path(folder).glob(f".{pattern}.*{_PART}"):
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def csv_content(frame: DataFrame) -> bytes:
+    """A table as a CSV file holds it: no index, full float64 precision, the same line ends everywhere."""
+    return frame.to_csv(index=False, lineterminator="\n").encode()
 
 
 def write_whole(path: str | PathLike[str], content: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from neurosens_fast.support.files import write_whole
+from neurosens_fast.support.files import csv_content, write_whole
 from neurosens_fast.support.processes import raise_together, rank_and_world, share_buffers, summed
 from neurosens_fast.support.random_state import random_state
 
@@ -214,4 +214,4 @@ def save_summary(folder: Path, facts: dict[str, Any], history: list[Epoch]) -> N
 
     rows = DataFrame([vars(row) for row in history], columns=list(COLUMNS))
     write_whole(folder / checkpoints.SUMMARY, (json.dumps(facts, indent=1) + "\n").encode())
-    write_whole(folder / checkpoints.LOG, rows.to_csv(index=False, lineterminator="\n").encode())
+    write_whole(folder / checkpoints.LOG, csv_content(rows))

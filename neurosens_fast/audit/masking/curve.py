@@ -7,6 +7,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple
 
 from neurosens_fast.audit.storage import write_whole
+from neurosens_fast.support.files import csv_content
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -71,7 +72,7 @@ class MaskingCurve:
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Write :meth:`to_pandas` as CSV with full float64 precision; the file appears whole or not at all."""
-        write_whole(path, self.to_pandas().to_csv(index=False, lineterminator="\n").encode())
+        write_whole(path, csv_content(self.to_pandas()))
 
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw clean and adversarial accuracy over the share of masked neurons; the suffix decides the format.

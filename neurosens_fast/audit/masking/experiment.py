@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +14,11 @@ from neurosens_fast.audit.descriptions import describe_callable, describe_data
 from neurosens_fast.audit.loop import go_over
 from neurosens_fast.audit.progress import Report
 from neurosens_fast.audit.report import AuditReport
-from neurosens_fast.audit.setting import AttackCallable, Setting, check_count
+from neurosens_fast.audit.setting import AttackCallable, Setting, check_counts
 from neurosens_fast.capture import Inputs, Layers, mapped, pair_inputs, plain_forward
 
 from .curve import MaskingCurve, MaskingPoint
-from .hooks import ADAPTIVE_MEND, Masks, choose_rows, find_output_rows, needed_logits, right_answers
+from .hooks import ADAPTIVE_MEND, Masks, choose_rows, eager, find_output_rows, needed_logits, right_answers
 from .ranking import ORDERS, SCOPES, Plan, make_plan
 
 PROTOCOLS = ("fixed", "adaptive")
@@ -78,8 +76,7 @@ def masking_curve(
     orders = [orders] if isinstance(orders, str) else list(dict.fromkeys(orders))
     setting = Setting(model, attack, device, dtype)
     _check(report, orders, scope, protocol)
-    for name, value in (("batch_size", batch_size), ("max_samples", max_samples), ("repeats", repeats)):
-        check_count(name, value)
+    check_counts(batch_size=batch_size, max_samples=max_samples, repeats=repeats)
     rows = choose_rows(setting.model, report, layers)
     values = {row: column for row, column in report.metric(by).items() if row in rows}
 
@@ -183,17 +180,12 @@ class _Run:
     def _measure(self, inputs: Inputs, labels: Tensor) -> None:
         fixed = None if self.adaptive else pair_inputs(inputs, self._attacked(inputs, labels))
         twice = torch.cat((labels, labels))
-        with self._hooks, self._eager():
+        with self._hooks, eager() if self.adaptive else nullcontext():
             for mask, correct in zip(self.plan.masks, self._correct, strict=True):
                 self._hooks.active = mask
                 pair = pair_inputs(inputs, self._attacked(inputs, labels)) if fixed is None else fixed
                 logits = needed_logits(plain_forward(self.setting.model, pair, self.setting.autocast), len(twice))
                 correct += right_answers(logits, twice).view(2, -1).sum(1)
-
-    def _eager(self) -> AbstractContextManager[Any]:
-        """Runs an attack's compiled model as plain code, since compiled code calls no hooks."""
-        compiled = self.adaptive and "torch._dynamo" in sys.modules
-        return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
     def _attacked(self, inputs: Inputs, labels: Tensor) -> Inputs:
         applied = self._hooks.applied

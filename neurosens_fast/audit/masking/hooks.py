@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import copy
 from typing import Any
 
@@ -94,6 +95,11 @@ def _changed(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return changed
     parts = [_changed(output[0], change), *output[1:]]
     return output._make(parts) if hasattr(output, "_make") else type(output)(parts)
+
+
+def eager() -> AbstractContextManager[Any]:
+    """Runs an attack's compiled model as plain code inside, since compiled code calls no hooks."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def split_row(row: str, known: Mapping[str, Any]) -> tuple[str, int]:
