@@ -17,7 +17,7 @@ from .setting import Setting
 from .source import EVERYTHING, NumberedBatch, Share, numbered_batches
 
 
-def nothing(batch: NumberedBatch) -> None:
+def nothing(given: Any) -> None:
     """Nothing."""
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from neurosens_fast.attacks import FGSM
 from neurosens_fast.audit.batches import Data, sample_count
 from neurosens_fast.audit.checkpoint import Checkpoint, check_checkpoint
+from neurosens_fast.audit.descriptions import describe_callable
 from neurosens_fast.audit.identity import structure_fingerprint, weights_fingerprint
 from neurosens_fast.audit.loop import go_over, nothing
 from neurosens_fast.audit.masking import PROTOCOLS
@@ -89,7 +90,8 @@ def nodal_dropout(
     check_checkpoint(checkpoint, checkpoint_seconds, resume)
     chosen = None if neurons is None else _whole_numbers(neurons)
     run = _Run(setting, layer, where, chosen, attacks, protocol == "adaptive", plain)
-    described = described_run(setting, data, attack, seed, model_description, data_description, attack_description)
+    named = attack_description or describe_callable(attack)
+    described = described_run(setting, data, named, seed, model_description, data_description)
     store = None
     share = EVERYTHING
     if checkpoint is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from neurosens_fast.audit.batches import Data
-from neurosens_fast.audit.descriptions import describe_callable, describe_data, describe_model, package_versions
+from neurosens_fast.audit.descriptions import describe_data, describe_model, package_versions
 from neurosens_fast.audit.setting import AttackCallable, Setting
 from neurosens_fast.capture import untouched
 from neurosens_fast.support.random_state import random_state
@@ -69,16 +69,15 @@ def attacks_of(model: nn.Module, attack: MakeAttack, eps: Iterable[float], seed:
 def described_run(
     setting: Setting,
     data: Data,
-    attack: MakeAttack,
+    attack: str,
     seed: int,
     model_description: str | None,
     data_description: str | None,
-    attack_description: str | None,
 ) -> dict[str, Any]:
     """What every report of fragility says of how it was measured, by the names of its fields."""
     return {
         "model": model_description or describe_model(setting.model),
-        "attack": attack_description or describe_callable(attack),
+        "attack": attack,
         "data": data_description or describe_data(data),
         "dtype": str(setting.dtype or "as given").removeprefix("torch."),
         "device": str(setting.device or "cpu"),

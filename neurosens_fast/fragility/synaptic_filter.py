@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from neurosens_fast.attacks import FGSM
 from neurosens_fast.audit.batches import Data
+from neurosens_fast.audit.descriptions import describe_callable
 from neurosens_fast.audit.loop import go_over
 from neurosens_fast.audit.masking.hooks import needed_logits, right_answers
 from neurosens_fast.audit.progress import Report
@@ -107,6 +108,7 @@ def synaptic_filter(
         title="synaptic filter",
         seed=seed,
     )
+    named = attack_description or describe_callable(attack)
     return FilterReport(
         kind=kind,
         scope=scope,
@@ -121,7 +123,7 @@ def synaptic_filter(
         unfiltered=run.correct[0].cpu(),
         samples=run.samples,
         notes=notes,
-        **described_run(setting, data, attack, seed, model_description, data_description, attack_description),
+        **described_run(setting, data, named, seed, model_description, data_description),
     )
 
 

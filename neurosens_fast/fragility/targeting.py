@@ -12,6 +12,7 @@ from neurosens_fast import ops
 from neurosens_fast.attacks import FGSM
 from neurosens_fast.audit import AuditReport
 from neurosens_fast.audit.batches import Data
+from neurosens_fast.audit.descriptions import describe_callable
 from neurosens_fast.audit.loop import go_over
 from neurosens_fast.audit.masking.hooks import split_row
 from neurosens_fast.audit.per_sample import ClassTotals
@@ -113,6 +114,7 @@ def target(
     )
     found = run.place
     histogram = torch.stack(run.hits)
+    named = attack_description or describe_callable(attack)
     return TargetingReport(
         layer=found.layer,
         zeroed=found.zeroed,
@@ -130,7 +132,7 @@ def target(
         samples=run.samples,
         where=where,
         notes=_notes(found, report, audit),
-        **described_run(setting, data, attack, seed, model_description, data_description, attack_description),
+        **described_run(setting, data, named, seed, model_description, data_description),
     )
 
 
