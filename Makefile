@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OLDEST := .venv-oldest
 RESULTS_DIR ?= gpu-results
-EXTRAS := adapters,demo,scores,fragility,train,dev
+EXTRAS := adapters,demo,scores,explore,fragility,train,dev
 COMMA := ,
 PYTEST_FLAGS ?=
 # Tests run in one process per core, each with one thread of torch.
@@ -18,8 +18,8 @@ FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build install test oldest test-oldest test-peer bench lint format cuda-compile package env \
-        gpu gpu-build gpu-test gpu-sanitize gpu-bench clean distclean FORCE
+.PHONY: help demo build install test oldest test-oldest test-peer test-browser bench lint format cuda-compile package \
+        env gpu gpu-build gpu-test gpu-sanitize gpu-bench clean distclean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,17 @@ $(VENV)/.peers: $(VENV)/.installed constraints-peers.txt
 
 test-peer: install $(VENV)/.peers  ## the attacks against torchattacks, foolbox and AutoAttack
 	$(BIN)/python -m pytest -q $(PARALLEL) -m peer $(PYTEST_FLAGS)
+
+$(VENV)/.browser: $(VENV)/.installed constraints.txt
+	@sh scripts/chromium.sh >/dev/null
+	@echo 'installing playwright into $(VENV)'
+	$(BIN)/python $(PIP) -c constraints.txt playwright
+	@touch $@
+
+# One at a time: some tests measure how fast the page answers.
+test-browser: install $(VENV)/.browser  ## the page of explore, in Chromium
+	@sh scripts/chromium.sh >/dev/null
+	$(BIN)/python -m pytest -q -m browser $(PYTEST_FLAGS)
 
 bench: install  ## the benchmarks
 	$(BIN)/python -m pytest benchmarks $(PYTEST_FLAGS)

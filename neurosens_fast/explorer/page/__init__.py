@@ -1,0 +1,1 @@
+"""The page itself: Bokeh models, a template, and scripts that link the views. Reads explorations, computes none."""
