@@ -27,7 +27,7 @@ from .interleaved import ratio, run_interleaved
 
 IMAGES = 1000
 BATCH = 125
-CASES = {"conv1": 8, "layer2.0.conv1": 4, "layer3.0.conv1": 8, "layer4.0.conv1": 16, "layer4.1.conv2": 16}
+CASES = {"conv1": 4, "layer2.0.conv1": 4, "layer3.0.conv1": 8, "layer4.0.conv1": 16, "layer4.1.conv2": 16}
 """Layers of the network, and how many of their neurons a timed call drops."""
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .attacks import PGD
+from .attacks import FGSM, PGD
 from .audit import AuditReport, ReportError, audit
 from .audit.storage import write_whole
 from .audit.tables import accuracies, layer_table, neuron_table, report_notes
 from .capture import evaluation_mode
 from .data import Split, digits
+from .explorer import explore
 from .models import DigitsCNN
 from .support.names import REPORT
 from .support.random_state import random_state
@@ -23,7 +24,8 @@ from .support.random_state import random_state
 if TYPE_CHECKING:
     from rich.console import Console
 
-FILES = (REPORT, "neurons.csv", "sensitivity.png", "model.safetensors")
+PAGE = "explorer.html"
+FILES = (REPORT, "neurons.csv", "sensitivity.png", "model.safetensors", PAGE)
 _LAYERS = ("convolutions", "norms", "activations", "linear")
 
 
@@ -69,11 +71,11 @@ def run_demo(
     top: int = 15,
     console: Console | None = None,
 ) -> AuditReport:
-    """Train, attack with PGD, audit, print, and write four files into the folder ``out``.
+    """Train, attack with PGD, audit, print, and write five files into the folder ``out``.
 
-    They are ``audit.safetensors``, ``neurons.csv``, ``sensitivity.png``, and the weights ``model.safetensors``.
-    Returns the report. Raises ``ModuleNotFoundError`` if scikit-learn is missing, ``ReportError`` if a
-    file cannot be written.
+    They are ``audit.safetensors``, ``neurons.csv``, ``sensitivity.png``, the weights ``model.safetensors``, and the
+    page ``explorer.html``, which is left out, with a note, where bokeh or scipy are missing. Returns the report.
+    Raises ``ModuleNotFoundError`` if scikit-learn is missing, ``ReportError`` if a file cannot be written.
     """
     from safetensors.torch import save
 
@@ -97,7 +99,11 @@ def run_demo(
     console.print(
         f"trained  DigitsCNN, {epochs} epochs in {taken:.1f} s: {clean:.1%} of the test images right", highlight=False
     )
-    attack = PGD(model, eps=eps, alpha=eps / max(1, steps) * 2.5, steps=steps, seed=seed)
+
+    def pgd(model: nn.Module, eps: float) -> PGD:
+        return PGD(model, eps=eps, alpha=eps / max(1, steps) * 2.5, steps=steps, seed=seed)
+
+    attack = pgd(model, eps)
     begin = time.perf_counter()
     with console.status("attack and audit"):
         report = audit(
@@ -121,15 +127,32 @@ def run_demo(
     report.to_csv(folder / "neurons.csv")
     report.plot(folder / "sensitivity.png")
     write_whole(folder / "model.safetensors", save(model.state_dict()))
+    notes = list(report_notes(report))
+    try:
+        explorer = explore(
+            model,
+            (split.test_images, split.test_labels),
+            {f"PGD, {steps} steps": pgd, "FGSM": FGSM},
+            eps=(eps / 3, 2 * eps / 3, eps),
+            progress=False,
+            seed=seed,
+            data_description=split.description,
+            attack_description=f"{attack}; FGSM",
+        )
+        size = explorer.save(folder / PAGE)
+        notes.append(f"{PAGE} ({size / 1e6:.1f} MB) shows the neurons of {explorer.explorations[0].layer} in a browser")
+    except ModuleNotFoundError as error:
+        (folder / PAGE).unlink(missing_ok=True)  # of another model
+        notes.append(f"{PAGE} is not written: {error}")
     console.print(layer_table(report))
     console.print()
     if top:
         console.print(neuron_table(report, top))
         console.print()
-    for note in report_notes(report):
+    for note in notes:
         console.print(f"note     {note}", highlight=False, markup=False)
     console.print(
-        f"written to {folder}: {', '.join(FILES)}",
+        f"written to {folder}: {', '.join(file for file in FILES if (folder / file).exists())}",
         highlight=False,
         markup=False,
     )

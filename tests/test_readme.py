@@ -31,16 +31,17 @@ def run_examples(page: str) -> dict[str, Any]:
 def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks in one namespace, in order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    assert len(python_blocks(README)) == 7
+    assert len(python_blocks(README)) == 8
     namespace = run_examples("README.md")
     written = {"neurons.csv", "audit.safetensors", "sensitivity.png", "report.html", "masking.png", "large"}
-    assert {path.name for path in tmp_path.iterdir()} == written
+    assert {path.name for path in tmp_path.iterdir()} == {*written, "page.html"}
     assert namespace["report"].sensitivity["relu2"].shape == (32,)
     assert [row.layer for row in namespace["comparison"].layers] == list(namespace["report"].layers)
     assert {path.name for path in (tmp_path / "large").iterdir()} == {"audit.safetensors", "scores"}
     assert namespace["large"].class_sensitivity["relu2"].shape == (10, 32)
     assert namespace["dropout"].score().shape == (16,)
     assert namespace["repaired"].test.samples == 139
+    assert namespace["explorer"].explorations[0].neurons == 128
     assert namespace["benign"].grad is not None
 
 
@@ -66,12 +67,22 @@ def test_examples_of_fragility_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert namespace["filtered"].accuracy().shape == (2, 10)
 
 
+def test_examples_of_the_explorer_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the page on the explorer, likewise."""
+    monkeypatch.chdir(tmp_path)
+    namespace = run_examples("docs/explorer.md")
+    assert {path.name for path in tmp_path.iterdir()} == {"page.html", "both.html"}
+    assert [one.name for one in namespace["both"].explorations] == ["two epochs", "one epoch"]
+    assert 0 <= namespace["most"] < 128
+
+
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """After the demo, every command of the README in order, as it stands there."""
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line) for line in re.findall(r"^neurosens-fast (.*)$", README, re.M)]
     assert [words[0] for words in commands] == [
-        *("audit", "show", "audit", "compare", "layers", "mask", "audit", "fragility", "attack", "train", "audit")
+        *("audit", "show", "audit", "compare", "layers", "mask", "audit"),
+        *("fragility", "explore", "attack", "train", "audit"),
     ]
     for words in (["demo"], *commands):
         assert main(words) == 0, capsys.readouterr().err
@@ -89,6 +100,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         "run5/report.md",
         "run5/correlations.csv",
         "run5/repaired.safetensors",
+        "page.html",
         "run1-attack/attacks.csv",
         "run1-trades/best.safetensors",
         "run1-trades-audit/audit.safetensors",

@@ -32,6 +32,7 @@ def test_commands() -> None:
         "layers",
         "mask",
         "fragility",
+        "explore",
         "attack",
         "train",
         "reproduce",
