@@ -75,10 +75,9 @@ $(VENV)/.browser: $(VENV)/.installed constraints.txt
 	$(BIN)/python $(PIP) -c constraints.txt playwright
 	@touch $@
 
-# One at a time: some tests measure how fast the page answers.
 test-browser: install $(VENV)/.browser  ## the page of explore, in Chromium
 	@sh scripts/chromium.sh >/dev/null
-	$(BIN)/python -m pytest -q -m browser $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q $(PARALLEL) -m browser $(PYTEST_FLAGS)
 
 bench: install  ## the benchmarks
 	$(BIN)/python -m pytest benchmarks $(PYTEST_FLAGS)

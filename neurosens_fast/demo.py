@@ -74,7 +74,7 @@ def run_demo(
     """Train, attack with PGD, audit, print, and write five files into the folder ``out``.
 
     They are ``audit.safetensors``, ``neurons.csv``, ``sensitivity.png``, the weights ``model.safetensors``, and the
-    page ``explorer.html``, which is left out, with a note, where bokeh or scipy are missing. Returns the report.
+    page ``explorer.html``, which is left out, with a note, where bokeh is missing. Returns the report.
     Raises ``ModuleNotFoundError`` if scikit-learn is missing, ``ReportError`` if a file cannot be written.
     """
     from safetensors.torch import save
@@ -137,7 +137,7 @@ def run_demo(
             progress=False,
             seed=seed,
             data_description=split.description,
-            attack_description=f"{attack}; FGSM",
+            attack_description=f"PGD, {steps} steps of 2.5 eps / {steps} from a random start; FGSM",
         )
         size = explorer.save(folder / PAGE)
         notes.append(f"{PAGE} ({size / 1e6:.1f} MB) shows the neurons of {explorer.explorations[0].layer} in a browser")

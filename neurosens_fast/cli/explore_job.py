@@ -275,5 +275,6 @@ def _folder_names(subject: Subject, data: DataOptions) -> tuple[str, ...] | None
     if not data.data.startswith("imagefolder:"):
         return None
     classes = getattr(subject.data, "dataset", subject.data).classes  # --max-samples draws a subset
-    image = subject.data[0][0].to(subject.device, next(subject.model.parameters()).dtype)
+    parameter = next(subject.model.parameters(), None)
+    image = subject.data[0][0].to(subject.device, None if parameter is None else parameter.dtype)
     return tuple(classes) if plain_forward(subject.model, image[None]).shape[-1] == len(classes) else None

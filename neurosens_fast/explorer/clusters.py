@@ -36,6 +36,7 @@ def cluster(contributions: ArrayLike, seed: int = 0, most: int = 5000, centroids
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     hierarchy = import_package("scipy.cluster.hierarchy", "clustering neurons needs", extra="explore")
+    distances = import_package("scipy.spatial.distance", "clustering neurons needs", extra="explore").pdist
     neurons = len(rows)
     broken = ~np.isfinite(rows).all(1, keepdims=True)
     rows = _scaled(np.where(broken, 0.0, rows))
@@ -43,7 +44,8 @@ def cluster(contributions: ArrayLike, seed: int = 0, most: int = 5000, centroids
     if neurons > most:
         leaf = _nearest(rows, centroids, seed)
         rows = _means(rows, leaf)
-    links = hierarchy.linkage(rows, "ward") if len(rows) > 1 else np.empty((0, 4))
+    # Of distances: scipy warns of rows that are as many as columns and symmetric by chance.
+    links = hierarchy.linkage(distances(rows), "ward") if len(rows) > 1 else np.empty((0, 4))
     order = hierarchy.leaves_list(links).astype(np.int64) if len(rows) > 1 else np.zeros(1, np.int64)
     how = _how(neurons, len(rows), most, int(broken.sum()))
     return Clusters(links, leaf, order, _segments(links, order), how)

@@ -76,5 +76,5 @@ def adversarial_class(logits: Tensor, labels: Tensor) -> Tensor:
     ``logits`` ``[..., N, K]`` are those under attack. Where the attack succeeded that is the predicted class; where it
     failed, the runner-up (a choice of this package).
     """
-    true = labels.to(logits.device).expand(logits.shape[:-1])[..., None]
-    return logits.scatter(-1, true, -torch.inf).argmax(-1)
+    first, second = logits.topk(2).indices.unbind(-1)
+    return torch.where(first == labels.to(logits.device), second, first)

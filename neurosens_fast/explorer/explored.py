@@ -27,10 +27,15 @@ from .on_demand import FieldsOnDemand
 from .pictures import NOT_IMAGES, Pictures, images_to_swap, is_pictures
 from .projection import project
 from .receptive_field import patches
-from .reports import audit_measures, check_rows, fragility_measures
+from .reports import audit_measures, check_rows, fragility_measures, of_other_weights
 from .stream import collect
 
 OTHER_CHANNELS = "Receptive fields are shown of images with 1 or 3 channels, and these have {}"
+NOT_SHOWN = "Inputs are not shown: they are several tensors, or differ in size"
+PROBABILITIES = (
+    "the model seems to put out probabilities, not logits: what the page calls probabilities is their softmax; explore "
+    "the model without its last softmax"
+)
 NOT_ASKED = "Receptive fields were not asked for: swap_images or swap_neurons is 0"
 
 
@@ -86,6 +91,8 @@ def explored(
     )
     layer = collected.layer
     notes = list(collected.notes)
+    if (collected.logits >= 0).all() and np.allclose(collected.logits.sum(2), 1, atol=1e-4):
+        notes.append(PROBABILITIES)
     missing = {} if layer.weights is not None else {"weights": layer.unweighted}
     probabilities = torch.from_numpy(collected.logits).softmax(2).numpy()
     predictions = collected.logits.argmax(2)
@@ -117,14 +124,25 @@ def explored(
             measures[after:after] = pixel_measures(fields, layer.channels)
         features = _features(setting, collected, pictures)
     else:
-        missing |= dict.fromkeys(("images", "fields", "features"), NOT_IMAGES)
+        why = NOT_SHOWN if collected.inputs is None else NOT_IMAGES
+        missing |= dict.fromkeys(("images", "fields", "features"), why)
     eps = tuple(level.eps for level in levels.levels)
     if audit is not None:
-        means = collected.statistics[0].metric("mean_activation_benign")
-        measures += audit_measures(audit, layer, means, len(levels.levels))
+        if of_other_weights(audit, layer, collected.statistics[0].metric("mean_activation_benign")):
+            notes.append(
+                f"the audit report ({audit.model}) is left out: its neurons are active in other ways than these, so it "
+                "is of other weights or other data"
+            )
+        else:
+            measures += audit_measures(audit, layer, len(levels.levels))
     if fragility is not None:
+        if not set(fragility.eps) & set(eps):
+            measured = ", ".join(f"{strength:g}" for strength in fragility.eps)
+            notes.append(
+                f"fragility under attack is not shown: it was measured at eps {measured}, none of which is here"
+            )
         measures += fragility_measures(fragility, layer, eps)
-    roles = contributions(collected.class_means, layer.weights, [levels.strongest])
+    roles = contributions(collected.class_means, collected.class_samples, layer.weights, [levels.strongest])
     exploration = Exploration(
         name=name,
         layer=layer.name,
@@ -183,7 +201,7 @@ def _features(setting: Setting, collected: Collected, pictures: Pictures) -> Fea
     try:
         boxes, how = patches(setting.model, collected.layer, collected.inputs[:1], top.positions)
     except NoGradient as error:
-        boxes, how = np.zeros((*samples.shape, 4), np.int64), f"There are no receptive fields: {error}"
+        boxes, how = np.zeros((*samples.shape, 4), np.int64), f"none, since {error}"
     return Features(
         values=top.values,
         samples=samples,

@@ -16,6 +16,9 @@ from .neuron_layer import Reading
 MOST_VALUES = 64_000_000
 """Numbers of single samples' neurons that are kept at most, 256 MB (a choice of this package)."""
 
+MOST_INPUTS = 2**28
+"""Numbers of single samples' inputs, benign and at every level, that are kept at most, 1 GB (likewise)."""
+
 
 class FirstSamples:
     """The first ``shown`` samples and what the model made of them, benign and at each of ``levels`` levels.
@@ -25,7 +28,8 @@ class FirstSamples:
 
     def __init__(self, shown: int, levels: int, neurons: int) -> None:
         self.taken = 0
-        self._shown = shown
+        self._asked = self._shown = shown
+        self._levels = levels
         self._most = min(shown, max(1, MOST_VALUES // ((1 + levels) * neurons)))
         self._single = True
         self._labels: list[Tensor] = []
@@ -34,8 +38,16 @@ class FirstSamples:
         self._logits: list[Tensor] = []  # [1 + E, n, K]
         self._values: list[Tensor] = []  # [1 + E, n, C]
 
+    @property
+    def wants_more(self) -> bool:
+        """Whether there is room for a further sample."""
+        return self.taken < self._shown
+
     def add(self, benign: Inputs, adversarial: Sequence[Inputs], labels: Tensor, readings: Sequence[Reading]) -> None:
         """Take those of a batch that are still wanted; ``readings`` are of ``benign`` and each of ``adversarial``."""
+        if not self.taken:
+            numbers = sum(leaf[0].numel() for leaf in leaves(benign))
+            self._shown = min(self._shown, max(1, MOST_INPUTS // ((1 + self._levels) * max(numbers, 1))))
         count = min(self._shown - self.taken, len(labels))
         if count <= 0:
             return
@@ -74,6 +86,11 @@ class FirstSamples:
         notes = []
         if not self._single:
             notes.append("inputs are not shown: they are several tensors, or differ in size")
+        if self.taken == self._shown < self._asked:
+            notes.append(
+                f"the first {self.taken:,} of {self._asked:,} images that were asked for are shown: the inputs of all, "
+                f"at every level, would be more than {MOST_INPUTS / 2**28:.0f} GB"
+            )
         if self._most < self.taken:
             notes.append(
                 f"values of single neurons are shown for the first {self._most} of {self.taken} samples; those of all "

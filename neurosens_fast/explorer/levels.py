@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from neurosens_fast.attacks import Attack, Worst
 from neurosens_fast.audit.descriptions import describe_callable
 from neurosens_fast.audit.setting import AttackCallable
 from neurosens_fast.fragility.levels import EPS, MakeAttack, attacks_of, checked_eps
@@ -62,6 +63,10 @@ def levels_of(
             raise ValueError("attack is a dict without attacks or with names that are no texts; " + _MEND)
     elif not callable(attack):
         raise TypeError(f"attack must be callable, got {type(attack).__name__}; {_MEND}")
+    elif eps is not None and isinstance(attack, Attack | Worst):
+        raise ValueError(
+            f"eps was given, and the attack {_name(attack)} has its own already; leave eps out, or {_MEND}"
+        )
     elif eps is None and not isinstance(attack, type | functools.partial):
         strength = getattr(attack, "eps", None)
         level = Level(_name(attack), float(strength) if isinstance(strength, int | float) else None)

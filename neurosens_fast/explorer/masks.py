@@ -58,7 +58,8 @@ def influence(
     """``[J, S, H, W]``: the absolute gradient of ``neurons`` by the pixels of ``images``, summed over colours.
 
     One forward serves all neurons of ``batch`` images, each of which then needs a backward pass to the pixels only.
-    Without autocast: gradients in half precision would vanish. ``done`` is called with images times neurons.
+    Without autocast: gradients in half precision would vanish. All zero where a neuron's gradient is not finite.
+    ``done`` is called with images times neurons.
     """
     check_count("batch", batch)
     if images.dim() != 4 or not images.is_floating_point():
@@ -67,19 +68,20 @@ def influence(
     if wrong:
         raise ValueError(f"neuron {wrong[0]} was given, and {layer.name!r} has {layer.channels}")
     count, _, height, width = images.shape
-    found = torch.zeros((count, len(neurons), height, width), dtype=images.dtype, device=images.device)
+    kind = torch.float64 if images.dtype == torch.float64 else torch.float32
+    found = torch.zeros((count, len(neurons), height, width), dtype=kind, device=images.device)
     for begin in range(0, count, batch):
         some = slice(begin, begin + batch)
         leaf = images[some].detach().clone().requires_grad_()
         # a copy, since the first layer may work in place
         values = read(model, layer, leaf.clone(), gradient=True).values
         for place, neuron in enumerate(neurons):
-            found[some, place] = pixel_gradient(layer, values[:, neuron], leaf, place < len(neurons) - 1).abs().sum(1)
+            gradient = pixel_gradient(layer, values[:, neuron], leaf, place < len(neurons) - 1)
+            found[some, place] = gradient.to(kind).abs().sum(1)
             if done is not None:
                 done(len(leaf))
-    if not bool(found.isfinite().all()):
-        raise ValueError(f"gradients of the neurons of {layer.name!r} are not finite; compute in a wider dtype")
-    return found
+    broken = ~found.isfinite().flatten(2).all(2)
+    return found.masked_fill_(broken[:, :, None, None], 0.0)
 
 
 def pixel_gradient(layer: NeuronLayer, values: Tensor, leaf: Tensor, keep: bool) -> Tensor:

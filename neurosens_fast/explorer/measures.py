@@ -98,13 +98,13 @@ def most_vulnerable(measures: Sequence[Measure], level: int, count: int) -> Arra
     return np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")[:count]
 
 
-def contributions(class_means: Array, weights: Tensor | None, levels: Sequence[int]) -> Array:
+def contributions(class_means: Array, class_samples: Array, weights: Tensor | None, levels: Sequence[int]) -> Array:
     """The role of each neuron, ``[C, D]``: class means of activation × the class's weight, benign and at ``levels``.
 
     Without weights, class means of activations. Classes without samples are left out.
     """
     means = class_means[[0, *(1 + level for level in levels)]]
-    present = ~np.isnan(means).all((0, 2))
+    present = class_samples > 0
     means = means[:, present]
     if weights is not None:
         means = means * weights.double().numpy()[None, present]

@@ -88,7 +88,7 @@ def find_neuron_layer(
         values = linear.read
         pooled = next((call for call in reversed(calls.seen) if _pooled_is(call, values)), None)
         return NeuronLayer(
-            name=f"{linear.row} (its input)",
+            name=f"{linear.row or 'the model'} (its input)",
             row=linear.row,
             input=True,
             axis=1,
@@ -175,12 +175,17 @@ def _makes(call: _Call, logits: Tensor) -> bool:
     made = call.output
     if made.shape != logits.shape:
         return False
-    return made is logits or torch.equal(made, logits) or torch.allclose(made.log_softmax(1), logits, atol=1e-5)
+    same = torch.allclose(made, logits, rtol=0, atol=0, equal_nan=True)
+    return same or torch.allclose(made.log_softmax(1), logits, atol=1e-5, equal_nan=True)
 
 
 def _is_same(call: _Call, values: Tensor) -> bool:
     output = call.output
-    return isinstance(output, Tensor) and output.shape == values.shape and torch.equal(output, values)
+    return (
+        isinstance(output, Tensor)
+        and output.shape == values.shape
+        and torch.allclose(output, values, rtol=0, atol=0, equal_nan=True)
+    )
 
 
 def _pooled_is(call: _Call, values: Tensor) -> bool:
@@ -192,7 +197,8 @@ def _pooled_is(call: _Call, values: Tensor) -> bool:
     if output.shape[axis] != values.shape[1] or output.movedim(axis, 1).flatten(2).shape[2] < 2:
         return False
     means = output.movedim(axis, 1).flatten(2).float().mean(2)
-    return torch.allclose(means, values.float(), rtol=1e-3, atol=1e-4)
+    size = values.float().nan_to_num().abs().max()  # dead neurons alone are those of any map
+    return bool(size > 0) and torch.allclose(means, values.float(), rtol=1e-3, atol=1e-4 * float(size), equal_nan=True)
 
 
 def _is_plain(call: _Call) -> bool:

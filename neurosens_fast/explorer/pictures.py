@@ -36,6 +36,8 @@ class Pictures:
 
     def __call__(self, inputs: Tensor) -> Array:
         """The pictures of ``inputs``; those that are uint8 stand for 0..1."""
+        if inputs.dim() > 4:  # one level at a time, since numbers take more room than pictures
+            return np.stack([self(level) for level in inputs])
         shown = inputs.detach().float().cpu()
         if inputs.dtype == torch.uint8:
             shown = shown / 255

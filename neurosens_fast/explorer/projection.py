@@ -53,13 +53,18 @@ def project(values: Values, method: str = "pca") -> tuple[NDArray[np.float32], s
     return coordinates, how + more
 
 
+def check_umap() -> None:
+    """``ModuleNotFoundError`` with the command to type where umap-learn is not installed."""
+    if importlib.util.find_spec("umap") is None:
+        raise ModuleNotFoundError("the projection method='umap' needs umap-learn; type: pip install umap-learn")
+
+
 def _fitting(samples: int, method: str) -> tuple[Any, str]:
     """UMAP's module where it is to be used, and what else is to be said."""
     if method == "pca":
         return None, ""
     try:
-        if importlib.util.find_spec("umap") is None:
-            raise ModuleNotFoundError("the projection method='umap' needs umap-learn; type: pip install umap-learn")
+        check_umap()
         if samples < _FEWEST:
             return None, f"; UMAP needs at least {_FEWEST} samples"
         return import_package("umap", "the projection method='umap' needs"), ""

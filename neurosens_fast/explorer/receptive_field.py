@@ -22,12 +22,13 @@ from .neuron_layer import NeuronLayer, read
 from .reach import Flat, Grid, Reach, UnknownGeometry, clean_boxes, joined_boxes
 from .reach_trace import ReachTrace
 
-BY_GEOMETRY = "Boxes are exact receptive fields, from the kernels, strides and paddings of the layers"
+BY_GEOMETRY = "exact receptive fields, from the kernels, strides and paddings of the layers"
 BY_GRADIENT = (
-    "Boxes hold all pixels whose gradient at the position is not zero in one of {draws} images, all but one of them "
+    "boxes around all pixels whose gradient at the position is not zero in one of {draws} images, all but one of them "
     "random, since the layers do not tell ({reason})"
 )
 _DRAWS = 16
+_MOST_POSITIONS = 64  # of a map, whose gradients are taken one by one
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,15 @@ def patches(
         if len(known) and known[-1] >= len(fields.boxes):
             raise ValueError(f"position {known[-1]} was given, and the map has {len(fields.boxes)}")
         table[wanted >= 0] = fields.boxes.numpy()[known]
-    else:
-        table[wanted >= 0] = by_gradient(model, layer, sample, known.tolist(), seed=seed).numpy()
+    elif len(known):
+        ends = by_gradient(model, layer, sample, [int(known[0]), int(known[-1])], seed=seed)
+        if bool((ends == torch.tensor([0, 0, *sample.shape[2:]])).all()):
+            table[wanted >= 0] = ends[0].numpy()
+            how += "; the first and the last position see the whole image, and the others are taken to"
+        elif len(known) > _MOST_POSITIONS:
+            how = f"none: the layers do not tell ({reason}), and gradients of {len(known):,} positions take too long"
+        else:
+            table[wanted >= 0] = by_gradient(model, layer, sample, known.tolist(), seed=seed).numpy()
     return table[place.reshape(positions.shape)], how
 
 

@@ -34,9 +34,8 @@ def check_reports(report: object, fragility: object) -> None:
 
 
 def check_rows(report: AuditReport | None, fragility: FragilityReport | None, layer: NeuronLayer, model: str) -> None:
-    """``ValueError`` with the mend for reports that are of another model (described by ``model``) or other neurons."""
+    """``ValueError`` with the mend for reports of other neurons, and for a dropout of another model."""
     if report is not None:
-        _check_model("audit", report.model, model)
         row = _row(report, layer)
         if row is None:
             raise ValueError(
@@ -45,7 +44,11 @@ def check_rows(report: AuditReport | None, fragility: FragilityReport | None, la
             )
         _check_count("audit", row, report.layers[row].statistics.neurons, layer)
     if fragility is not None:
-        _check_model("fragility", fragility.model, model)
+        if fragility.model != model:
+            raise ValueError(
+                f"the fragility report is of another model ({fragility.model}, not {model}); {_MEND}. If it is the "
+                "same, explore gets its description as model_description"
+            )
         if not {fragility.layer, fragility.zeroed} & set(layer.rows):
             raise ValueError(
                 f"the fragility report is of layer {fragility.layer}, not of the neurons of {layer.name}; drop those "
@@ -54,20 +57,21 @@ def check_rows(report: AuditReport | None, fragility: FragilityReport | None, la
         _check_count("fragility", fragility.layer, fragility.channels, layer)
 
 
-def audit_measures(report: AuditReport, layer: NeuronLayer, benign_means: Tensor, levels: int) -> Iterator[Measure]:
-    """The variants of sensitivity in an audit's ``report``, the same at every level.
+def of_other_weights(report: AuditReport, layer: NeuronLayer, benign_means: Tensor) -> bool:
+    """Whether mean activations of ``report`` have nothing to do with those of the neurons, ``benign_means`` ``[C]``.
 
-    ``benign_means`` ``[C]`` are the neurons' mean values. Raises ``ValueError`` for a report whose mean activations
-    have nothing to do with those: it is of other weights.
+    Descriptions do not tell: one model has several, and two trainings of one network the same.
     """
     row = _row(report, layer)
     assert row is not None
+    return _unlike(report.layers[row].statistics.metric("mean_activation_benign"), benign_means)
+
+
+def audit_measures(report: AuditReport, layer: NeuronLayer, levels: int) -> Iterator[Measure]:
+    """The variants of sensitivity in an audit's ``report``, the same at every level."""
+    row = _row(report, layer)
+    assert row is not None
     statistics = report.layers[row].statistics
-    if _unlike(statistics.metric("mean_activation_benign"), benign_means):
-        raise ValueError(
-            f"the neurons of {row} are active in other ways in the audit report than in the model, so it is of other "
-            f"weights or other data; {_MEND}"
-        )
     for name in CHANGES:
         values = np.broadcast_to(statistics.metric(name).numpy(), (levels, layer.channels))
         text = f"{METRICS[name].description}, at {row} under {report.attack} ({report.samples:,} samples of an audit)"
@@ -102,14 +106,6 @@ def _row(report: AuditReport, layer: NeuronLayer) -> str | None:
 
 def _wanted(layer: NeuronLayer) -> str:
     return " or ".join(layer.rows) or "a layer with these neurons"
-
-
-def _check_model(kind: str, theirs: str, ours: str) -> None:
-    if theirs != ours:
-        raise ValueError(
-            f"the {kind} report is of another model ({theirs}, not {ours}); {_MEND}. If it is the same, give its "
-            "description as model_description"
-        )
 
 
 def _check_count(kind: str, row: str, neurons: int, layer: NeuronLayer) -> None:

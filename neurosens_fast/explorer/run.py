@@ -19,7 +19,7 @@ from .exploration import Exploration
 from .explored import Wanted, explored
 from .explorer import Explorer
 from .levels import levels_of
-from .projection import METHODS
+from .projection import METHODS, check_umap
 from .reports import check_reports
 
 
@@ -77,7 +77,8 @@ def explore(
 
     Raises ``ValueError`` or ``TypeError``, naming what was wrong and the mend: an unknown layer, a report of another
     model, a strength that is negative or given twice, no labels, data without a sample, as many class names as there
-    are classes not being given; ``ModuleNotFoundError`` without bokeh or scipy.
+    are classes not being given; ``ModuleNotFoundError`` without bokeh or scipy, or umap-learn for
+    ``projection="umap"``.
     """
     for package in ("bokeh", "scipy"):
         import_package(package, "exploring needs", extra="explore")
@@ -86,10 +87,18 @@ def explore(
     for name, count in (("swap_images", swap_images), ("swap_neurons", swap_neurons)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ValueError(f"{name} must be a whole number of at least 0, got {count!r}")
-    if not 0 < share <= 1:
-        raise ValueError(f"share must lie in (0, 1], got {share}")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError(f"share must lie in (0, 1], got {share!r}")
     if projection not in METHODS:
         raise ValueError(f"projection must be one of {', '.join(METHODS)}, got {projection!r}")
+    if projection == "umap":
+        check_umap()
+    if class_names is not None and (
+        isinstance(class_names, str)
+        or not all(isinstance(name, str) for name in class_names)
+        or len(set(class_names)) < len(class_names)
+    ):
+        raise ValueError(f"class_names must be a text for each class, no two alike, got {class_names!r:.80}")
     levels = levels_of(attack, eps)
     models = [model] if other is None else [model, other]
     if other is not None:

@@ -50,7 +50,7 @@ def serving(
             cleanup.callback(one.close)
         # The model is shared by all who look, so that one question is answered at a time.
         worker = ThreadPoolExecutor(1, "neurosens-fast-explorer")
-        cleanup.callback(worker.shutdown, wait=False, cancel_futures=True)
+        cleanup.callback(worker.shutdown, wait=True, cancel_futures=True)  # then the model is as it was
         port = sockets[0].getsockname()[1]
         application = _application(_make_document(explorations, on_demand, budget, worker), port)
         cleanup.callback(_started(application, sockets))

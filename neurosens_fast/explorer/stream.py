@@ -107,7 +107,7 @@ class _Run:
         if not self.samples:
             self._begin(benign)
         attacked, readings = [], [benign._replace(map=None)]
-        wanted = self.first.taken < self._asked[1]
+        wanted = self.first.wants_more
         for number, attack in enumerate(self.attacks):
             adversarial = self.setting.attacked(attack, inputs, labels, first)
             reading = self._read(adversarial)

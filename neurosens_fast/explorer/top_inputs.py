@@ -20,6 +20,7 @@ class TopInputs:
     def __init__(self, neurons: int, top: int, device: torch.device | str = "cpu", first_kept: int = 0) -> None:
         self.pictures: dict[int, Tensor] = {}
         self._first_kept = first_kept
+        self._shape: torch.Size | None = None
         shape = (neurons, top)
         self._values = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
         self._samples = torch.full(shape, -1, device=device)
@@ -49,6 +50,8 @@ class TopInputs:
         top = self._values.shape[1]
         found = values.to(self._values).nan_to_num(-torch.inf, torch.inf, -torch.inf).T  # [C, N]
         # a tie with the last of the top goes to the earlier sample, and most neurons soon see nothing new
+        if inputs is not None and self._shape is None:
+            self._shape = inputs.shape[1:]
         rows = (found > self._values[:, -1:]).any(1).nonzero().flatten()
         if not len(rows):
             return
@@ -67,7 +70,7 @@ class TopInputs:
         for (kept, _), both in zip(candidates, joined, strict=True):
             kept[rows] = both.gather(1, order)
         self._positions.masked_fill_(self._samples < 0, -1)
-        if inputs is not None:
+        if inputs is not None and inputs.shape[1:] == self._shape:  # pictures of one size stand side by side
             self._keep(inputs, first)
 
     def _keep(self, inputs: Tensor, first: int) -> None:

@@ -147,7 +147,7 @@ def test_reports_made_before(run: Run, shown: list[Sequence[Exploration]], tiny:
     (tiny / "page.html").unlink()
     wrong = run("explore", "--model", "tiny.py:of_digits", "--data", "digits", "--report", "audit", *PAGE)
     assert (wrong.status, wrong.out.count("written")) == (2, 0)
-    assert "another model" in wrong.err or "of tiny.py:build" in wrong.err
+    assert "layer 3 of the audit report has 4 neurons, that of the model 216" in wrong.err
     assert not (tiny / "page.html").exists()
 
 

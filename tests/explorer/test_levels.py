@@ -65,6 +65,7 @@ def test_a_function_is_an_attack_without_strengths_and_makes_attacks_with_them()
         (FGSM, [0.1, 0.1], ValueError, "twice"),
         (FGSM, -0.1, ValueError, "at least 0"),
         (FGSM, "0.1", TypeError, "number"),
+        (FGSM(pooled(), eps=0.1), 0.2, ValueError, "FGSM has its own already; leave eps out"),
     ],
 )
 def test_what_is_no_attack_is_said(attack: Any, eps: Any, error: type[Exception], message: str) -> None:

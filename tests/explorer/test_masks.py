@@ -163,8 +163,8 @@ def test_what_is_wrong_is_said_and_leaves_no_trace() -> None:
     steep = pooled(dtype=torch.float32)
     for weight in (steep.conv1.weight, steep.conv2.weight):
         weight.detach().mul_(1e30)
-    with same_after(steep), pytest.raises(ValueError, match=r"gradients .* are not finite"):
-        masks(steep, find_neuron_layer(steep, None, images), images, images, range(6))
+    with same_after(steep):  # gradients that are not finite say nothing of where a neuron looks
+        assert not masks(steep, find_neuron_layer(steep, None, images), images, images, range(6)).any()
 
     class Cut(Pooled):
         def forward(self, images: Tensor) -> Tensor:

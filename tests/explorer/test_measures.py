@@ -95,5 +95,5 @@ def test_the_role_of_a_neuron_are_class_means_times_the_class_weight() -> None:
     means[:, 1] = np.nan  # a class without samples
     weights = torch.tensor([[1.0, 2.0], [9.0, 9.0], [-1.0, 0.5]])
     expected = np.array([[0 * 1, 4 * -1, 6 * 1, 10 * -1], [1 * 2, 5 * 0.5, 7 * 2, 11 * 0.5]])
-    np.testing.assert_allclose(contributions(means, weights, [0]), expected)
-    np.testing.assert_allclose(contributions(means, None, [0])[0], [0, 4, 6, 10])
+    np.testing.assert_allclose(contributions(means, np.array([3, 0, 1]), weights, [0]), expected)
+    np.testing.assert_allclose(contributions(means, np.array([3, 0, 1]), None, [0])[0], [0, 4, 6, 10])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 import tracemalloc
 
 import numpy as np
@@ -84,16 +83,14 @@ def test_samples_that_are_not_finite_have_no_place(neurons: int) -> None:
     assert how == "no projection: no sample has finite benign values only"
 
 
-def test_many_neurons_take_little_time_and_memory() -> None:
+def test_many_neurons_take_little_memory() -> None:
     values = np.random.default_rng(0).random((2, 400, 50_000), dtype=np.float32)
     tracemalloc.start()
-    start = time.perf_counter()
     found, _ = project(values)
-    taken, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert np.isfinite(found).all()
     assert peak < 3 * values.nbytes, "neither [C, C] nor float64 copies of everything"
-    assert taken < 30
 
 
 def test_wrong_arguments_are_named() -> None:

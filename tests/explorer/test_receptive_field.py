@@ -281,7 +281,7 @@ def test_patches_by_gradient_where_a_trace_fails_are_those_by_geometry() -> None
     assert found.shape == (6, 4, 4)
     assert not found[1, 2:].any()
     assert "from the kernels" in geometric
-    assert how.startswith("Boxes hold all pixels whose gradient")
+    assert how.startswith("boxes around all pixels whose gradient")
     assert "torch.fx cannot trace the model" in how
 
 

@@ -217,6 +217,9 @@ def test_names_of_classes_and_options_are_checked_before_the_attack() -> None:
         raise AssertionError("the attack ran")
 
     for options, message in (
+        ({"class_names": "abcd"}, "class_names must be a text for each class, no two alike"),
+        ({"class_names": ["a", "b", "b", "c"]}, "no two alike"),
+        ({"share": "half"}, "share must lie in"),
         ({"class_names": ["a", "b"]}, "class_names has 2 names, the model 4 classes"),
         ({"images": 0}, "images must be a whole number of at least 1"),
         ({"swap_images": -1}, "swap_images must be a whole number of at least 0"),
@@ -230,11 +233,71 @@ def test_names_of_classes_and_options_are_checked_before_the_attack() -> None:
             explore(pooled(), images(), attack, progress=False, **options)  # type: ignore[arg-type]
 
 
-def test_a_report_of_another_model_is_refused_before_the_attack() -> None:
-    model, other = pooled(), pooled(neurons=9)
+def test_a_report_of_other_neurons_is_refused_before_the_attack() -> None:
+    other = pooled(neurons=9)
     report = audit(other, images(), FGSM(other, eps=0.1), "activations", progress=False)
-    with pytest.raises(ValueError, match="the audit report is of another model"):
-        explored(model, images(), FGSM, eps=0.1, report=report)
+
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        raise AssertionError("the attack ran")
+
+    with pytest.raises(ValueError, match="layer relu2 of the audit report has 9 neurons, that of the model 8"):
+        explored(pooled(), images(), attack, report=report)
+
+
+def test_a_report_of_other_weights_is_left_out_and_that_is_said() -> None:
+    other = pooled()
+    with torch.no_grad():
+        other.conv2.weight.copy_(other.conv2.weight.flip(0))
+        assert other.conv2.bias is not None
+        other.conv2.bias.copy_(other.conv2.bias.flip(0))
+    report = audit(other, images(), FGSM(other, eps=0.1), "activations", progress=False)
+    found = explored(pooled(), images(), FGSM, eps=0.1, report=report)
+    assert not [measure for measure in found.measures if measure.name.startswith("audit_")]
+    assert [note for note in found.notes if "audit report" in note and "left out" in note]
+
+
+def test_strengths_of_a_dropout_that_are_not_shown_are_said() -> None:
+    dropped = nodal_dropout(pooled(), images(), "relu2", FGSM, [0.1], progress=False)
+    found = explored(pooled(), images(), FGSM, eps=0.2, fragility=dropped)
+    assert [measure.name for measure in found.measures if measure.group == "fragility"] == ["fragility_clean"]
+    assert "measured at eps 0.1" in found.notes[0]
+
+
+def test_probabilities_for_logits_are_said() -> None:
+    found = explored(nn.Sequential(pooled(), nn.Softmax(1)).eval(), images(), FGSM, eps=0.1)
+    assert [note for note in found.notes if "probabilities, not logits" in note]
+    assert not explored(pooled(), images(), FGSM, eps=0.1).notes
+
+
+def test_inputs_of_other_sizes_beyond_those_shown_have_no_picture() -> None:
+    found = explored(pooled(), [images(4, side=8), images(4, side=10)], FGSM, eps=0.1, images=4)
+    assert found.features is not None
+    small = (found.features.samples >= 0) & (found.features.samples < 4)
+    np.testing.assert_array_equal(found.features.rows >= 0, small)
+    assert (found.features.samples >= 4).any()
+
+
+class Broken(Pooled):
+    """Not finite where the first pixel is white."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[N, classes]``."""
+        return super().forward(images * torch.where(images[:, :1, :1, :1] == 1, torch.nan, 1.0))
+
+
+@pytest.mark.parametrize("white", [range(4), range(8, 12)])
+def test_samples_that_are_not_finite_spoil_no_view(white: range) -> None:
+    x, y = images()
+    x[list(white), 0, 0, 0] = 1
+
+    def darker(x: Tensor, y: Tensor) -> Tensor:
+        return x * torch.where(x == 1, 1.0, 0.9)
+
+    found = explored(Broken().eval(), (x, y), darker)
+    assert found.layer == "linear (its input)"
+    assert found.clusters is not None
+    assert found.features is not None
+    assert Explorer((found,), (None,)).html()
 
 
 def test_an_iterator_cannot_be_read_for_two_models() -> None:

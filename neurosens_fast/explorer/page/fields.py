@@ -164,7 +164,7 @@ def _bars(name: str, index: int) -> figure:
     # There is room to the right of 1 for the words.
     made = figure(
         name=f"field-{name}-bars-{index}",
-        x_range=(-1.3, 2),
+        x_range=(-1.3, 2.4),
         y_range=(-0.6, 4.6),
         height=SIDE + 20,
         min_width=200,
