@@ -50,7 +50,7 @@ def test_demo_then_audit_and_show_of_its_network(tmp_path: Path) -> None:
     result = run("demo", *words, folder=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     folder = tmp_path / "results" / "demo"
-    written = ["audit.safetensors", "model.safetensors", "neurons.csv", "sensitivity.png"]
+    written = ["audit.safetensors", "explorer.html", "model.safetensors", "neurons.csv", "sensitivity.png"]
     assert sorted(path.name for path in folder.iterdir()) == written
     report = AuditReport.load(folder / "audit.safetensors")
     assert list(report.layers)[::3] == ["conv1", "conv2", "conv3", "fc4"]
