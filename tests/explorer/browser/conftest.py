@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from neurosens_fast.explorer.exploration import Exploration
+from neurosens_fast.explorer.page import document, layout
 from neurosens_fast.explorer.page.document import page_html
 
 if TYPE_CHECKING:  # playwright is not needed to collect these tests, nor to run the others
@@ -116,12 +117,24 @@ def pages() -> dict[bytes, str]:
 
 
 @pytest.fixture
-def open_page(watched: Watched, pages: dict[bytes, str], tmp_path: Path) -> OpenPage:
+def open_page(
+    watched: Watched,
+    pages: dict[bytes, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> OpenPage:
     """``open_page(explorations, hash="", viewport=..., budget=...)``: the page of these, from a file, without network.
 
-    The test fails where the page asks for anything but itself, logs an error or a warning, or throws.
+    The test fails where the page asks for anything but itself, logs an error or a warning, or throws. A module of tests
+    with ``SECTIONS`` has only those on its pages, which open in half the time; ``test_page.py`` opens whole ones.
     """
     count = 0
+    wanted = getattr(request.module, "SECTIONS", None)
+    if wanted is not None:
+        few = tuple(section for section in layout.SECTIONS if section.name in wanted)
+        monkeypatch.setattr(layout, "SECTIONS", few)
+        monkeypatch.setattr(document, "SECTIONS", few)
 
     def call(
         explorations: Exploration | Sequence[Exploration],
@@ -133,7 +146,7 @@ def open_page(watched: Watched, pages: dict[bytes, str], tmp_path: Path) -> Open
         several = (explorations,) if isinstance(explorations, Exploration) else tuple(explorations)
         path = tmp_path / f"page-{count}.html"
         count += 1
-        key = hashlib.sha256(pickle.dumps((several, budget))).digest()
+        key = hashlib.sha256(pickle.dumps((several, budget, wanted))).digest()
         if key not in pages:
             pages[key] = page_html(several, budget)
         path.write_text(pages[key], "utf-8")

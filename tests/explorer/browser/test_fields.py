@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
+SECTIONS = ("fields", "table")
 OpenPage = Callable[..., "Page"]
 FIGURES = ("benign", "benign-bars", "adversarial", "swapped", "drop-map", "rise-map", "occlusion")
 

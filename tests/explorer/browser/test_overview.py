@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
+SECTIONS = ("overview", "grid")
 OpenPage = Callable[..., "Page"]
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
+SECTIONS = ("fields", "table")
 OpenPage = Callable[..., "Page"]
 
 
