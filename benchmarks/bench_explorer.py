@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from neurosens_fast.explorer.reference import activation_swap_loop, pixel_swap_loop
 from neurosens_fast.explorer.swaps import activation_swap, pixel_swap
 from neurosens_fast.models import load_model
 
@@ -26,39 +27,6 @@ PIXELS = (4, 16)
 """Images, and masks of each."""
 
 
-def activation_loop(
-    linear: nn.Linear, values: Tensor, adversarial: Tensor, labels: Tensor, others: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The linear layer and softmax once for each neuron."""
-    drop, rise = torch.empty_like(values), torch.empty_like(values)
-    every = torch.arange(len(values), device=values.device)
-    with torch.inference_mode():
-        before = linear(values).softmax(1)
-        for neuron in range(values.shape[1]):
-            swapped = values.clone()
-            swapped[:, neuron] = adversarial[:, neuron]
-            after = linear(swapped).softmax(1)
-            drop[:, neuron] = (before - after)[every, labels]
-            rise[:, neuron] = (after - before)[every, others]
-    return drop, rise
-
-
-def pixel_loop(
-    model: nn.Module, benign: Tensor, adversarial: Tensor, masks: Tensor, labels: Tensor, others: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One forward of one image for each mask."""
-    drop, rise = torch.empty(2, *masks.shape[:2], device=benign.device)
-    with torch.inference_mode():
-        for image in range(len(benign)):
-            before = model(benign[image : image + 1]).softmax(1)[0]
-            for place in range(masks.shape[1]):
-                mixed = torch.where(masks[image, place], adversarial[image], benign[image])
-                after = model(mixed[None]).softmax(1)[0]
-                drop[image, place] = (before - after)[labels[image]]
-                rise[image, place] = (after - before)[others[image]]
-    return drop, rise
-
-
 @pytest.mark.parametrize(("samples", "neurons", "classes"), ACTIVATIONS)
 def bench_activation_swap(samples: int, neurons: int, classes: int, device: str, benchmark: Any, table: Any) -> None:
     linear = nn.Linear(neurons, classes).requires_grad_(False).to(device)
@@ -69,7 +37,7 @@ def bench_activation_swap(samples: int, neurons: int, classes: int, device: str,
         return activation_swap(linear(values), values, adversarial, linear.weight, labels, others)
 
     def loop() -> tuple[Tensor, Tensor]:
-        return activation_loop(linear, values, adversarial, labels, others)
+        return activation_swap_loop(linear, values, adversarial, labels, others)
 
     for found, wanted in zip(ours(), loop(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
@@ -100,7 +68,7 @@ def bench_pixel_swap(device: str, benchmark: Any, table: Any) -> None:
         return pixel_swap(model, benign, adversarial, masks, labels, others)
 
     def loop() -> tuple[Tensor, Tensor]:
-        return pixel_loop(model, benign, adversarial, masks, labels, others)
+        return pixel_swap_loop(model, benign, adversarial, masks, labels, others)
 
     for found, wanted in zip(ours(), loop(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)

@@ -6,6 +6,7 @@ modes restored per module, also when an exception passes through.
 """
 
 from .attached import AttachedHooks
+from .calls import Call, CallRecorder
 from .channels import ACTIVATIONS, CHANNEL_FIRST, CHANNEL_LAST
 from .functional import FUNCTIONAL_MEND, FunctionalActivation, functional_activations
 from .hooks import OutputHooks, logits_of, main_tensor
@@ -42,6 +43,8 @@ __all__ = [
     "LAYER_GROUPS",
     "TOKENS",
     "AttachedHooks",
+    "Call",
+    "CallRecorder",
     "Findings",
     "FunctionalActivation",
     "Inputs",

@@ -116,8 +116,10 @@ def plain_forward(
     inputs: Inputs,
     autocast: torch.dtype | None = None,
     run: Callable[..., Any] | None = None,
+    gradient: bool = False,
 ) -> Any:
-    """The model's output for ``inputs`` in evaluation mode, without gradients, under autocast if a dtype is given.
+    """The model's output for ``inputs`` in evaluation mode, under autocast if a dtype is given; without gradients,
+    unless they are asked for.
 
     ``run``, if given, is called in the place of ``model``: something that computes the same with its modules.
     Uses ``no_grad`` rather than inference mode: a tensor that the model caches in its forward stays
@@ -125,7 +127,7 @@ def plain_forward(
     """
     kind = leaves(inputs)[0].device.type
     lower = nullcontext() if autocast is None else torch.autocast(kind, dtype=autocast)
-    with evaluation_mode(model), torch.no_grad(), lower, _eager(model):
+    with evaluation_mode(model), torch.set_grad_enabled(gradient), lower, _eager(model):
         return call_model(run or model, inputs)
 
 

@@ -13,7 +13,7 @@ from neurosens_fast.support.names import FRAGILITY_REPORT
 from neurosens_fast.support.userfile import is_user_function
 
 from .levels import LevelOptions, attack_maker
-from .options import ATTACK_NAMES, MODELS, AttackOptions, DataOptions, ModelOptions
+from .options import ATTACK_NAMES, MODELS, AttackOptions, DataOptions, ModelOptions, Progress, Quiet
 from .output import OutputFolder
 from .parsing import listed
 from .show import read_report
@@ -122,15 +122,8 @@ class PageOptions:
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace FILE if it is there.", rich_help_panel="Output")
     ] = False
-    progress: Annotated[
-        bool,
-        typer.Option(
-            "--progress/--no-progress",
-            help="A bar with rate and time left, if there is a terminal.",
-            rich_help_panel="Output",
-        ),
-    ] = True
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel="Output")] = False
+    progress: Progress = True
+    quiet: Quiet = False
 
     @property
     def bytes(self) -> int:

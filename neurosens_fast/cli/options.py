@@ -26,6 +26,17 @@ Traceback = Annotated[
 ]
 
 
+Progress = Annotated[
+    bool,
+    typer.Option(
+        "--progress/--no-progress",
+        help="A bar with rate and time left, if there is a terminal.",
+        rich_help_panel="Output",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel="Output")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
     """What makes a network of a model's name."""
@@ -215,15 +226,8 @@ class OutputOptions:
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that are in DIR.", rich_help_panel="Output")
     ] = False
-    progress: Annotated[
-        bool,
-        typer.Option(
-            "--progress/--no-progress",
-            help="A bar with rate and time left, if there is a terminal.",
-            rich_help_panel="Output",
-        ),
-    ] = True
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel="Output")] = False
+    progress: Progress = True
+    quiet: Quiet = False
 
 
 def command(app: typer.Typer, function: Callable[..., None]) -> None:

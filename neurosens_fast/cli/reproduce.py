@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DATA, MODELS, DeviceOptions
+from .options import DATA, MODELS, DeviceOptions, Quiet
 from .output import print_facts, standard_output
 from .parsing import fraction
 
@@ -53,7 +53,7 @@ def run(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the results; goes on there.", rich_help_panel="Output")
     ],
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel="Output")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Do the paper's three claims hold here?
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,6 +20,12 @@ class Level:
 
     def __str__(self) -> str:
         return self.attack if self.eps is None else f"{self.attack}, eps {self.eps:.3g}"
+
+
+def strongest(levels: Sequence[Level]) -> int:
+    """The place of the level that stands for the others: of the first attack the one with the largest eps."""
+    own = [place for place, level in enumerate(levels) if level.attack == levels[0].attack]
+    return max(own, key=lambda place: levels[place].eps or 0.0)
 
 
 @dataclass(frozen=True)

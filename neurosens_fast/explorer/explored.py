@@ -18,7 +18,8 @@ from neurosens_fast.fragility import FragilityReport
 from .agreement import rank_agreement
 from .clusters import cluster
 from .collected import Collected, adversarial_class
-from .exploration import Array, Exploration, Features, Images
+from .exploration import Array, Exploration, Features, Fields, Images, Measure, strongest
+from .first_samples import NOT_SHOWN
 from .levels import Levels
 from .masks import NoGradient
 from .measures import collected_measures, contributions, most_vulnerable, pixel_measures
@@ -31,7 +32,6 @@ from .reports import audit_measures, check_rows, fragility_measures, of_other_we
 from .stream import collect
 
 OTHER_CHANNELS = "Receptive fields are shown of images with 1 or 3 channels, and these have {}"
-NOT_SHOWN = "Inputs are not shown: they are several tensors, or differ in size"
 PROBABILITIES = (
     "the model seems to put out probabilities, not logits: what the page calls probabilities is their softmax; explore "
     "the model without its last softmax"
@@ -75,6 +75,8 @@ def explored(
             raise ValueError(f"class_names has {len(wanted.class_names)} names, the model {layer.classes} classes")
         check_rows(audit, fragility, layer, described["model"])
 
+    eps = tuple(level.eps for level in levels.levels)
+    strong = strongest(levels.levels)
     collected = collect(
         setting,
         wanted.layer,
@@ -86,7 +88,7 @@ def explored(
         max_samples=wanted.max_samples,
         progress=wanted.progress,
         seed=wanted.seed,
-        eps=tuple(level.eps for level in levels.levels),
+        eps=eps,
         on_layer=check,
     )
     layer = collected.layer
@@ -95,7 +97,6 @@ def explored(
         notes.append(PROBABILITIES)
     missing = {} if layer.weights is not None else {"weights": layer.unweighted}
     probabilities = torch.from_numpy(collected.logits).softmax(2).numpy()
-    predictions = collected.logits.argmax(2)
     classes = adversarial_class(torch.from_numpy(collected.logits[1:]), torch.from_numpy(collected.labels)).numpy()
     measures = collected_measures(collected, levels.levels)
     pictures = None
@@ -103,30 +104,16 @@ def explored(
     if collected.inputs is not None and is_pictures(collected.inputs):
         pictures = Pictures(collected.inputs)
         notes += pictures.notes
-        assert collected.adversarial is not None
-        if collected.inputs.shape[1] in (1, 3):
-            samples = collected.inputs, collected.adversarial, torch.from_numpy(collected.labels)
-            on_demand = FieldsOnDemand(setting, layer, *samples, torch.from_numpy(classes), wanted.share)
-        rows = images_to_swap(collected.labels, predictions[[0, 1 + levels.strongest]], wanted.swap_images)
-        neurons = most_vulnerable(measures, levels.strongest, wanted.swap_neurons)
-        if on_demand is None:
-            missing["fields"] = OTHER_CHANNELS.format(collected.inputs.shape[1])
-        elif len(rows) and len(neurons):
-            try:
-                asked = rows.tolist(), neurons.tolist()
-                fields = on_demand.many(*asked, wanted.batch_size, wanted.seed, wanted.progress)
-            except NoGradient as error:
-                on_demand, missing["fields"] = None, f"There are no receptive fields: {error}"
-        else:
-            missing["fields"] = NOT_ASKED
+        fields, on_demand, why = _fields(setting, collected, classes, measures, strong, wanted)
+        if why:
+            missing["fields"] = why
         if fields is not None:
             after = next((place for place, one in enumerate(measures) if one.group not in ("activation", "swap")), None)
             measures[after:after] = pixel_measures(fields, layer.channels)
         features = _features(setting, collected, pictures)
     else:
-        why = NOT_SHOWN if collected.inputs is None else NOT_IMAGES
+        why = NOT_SHOWN.capitalize() if collected.inputs is None else NOT_IMAGES
         missing |= dict.fromkeys(("images", "fields", "features"), why)
-    eps = tuple(level.eps for level in levels.levels)
     if audit is not None:
         if of_other_weights(audit, layer, collected.statistics[0].metric("mean_activation_benign")):
             notes.append(
@@ -142,7 +129,7 @@ def explored(
                 f"fragility under attack is not shown: it was measured at eps {measured}, none of which is here"
             )
         measures += fragility_measures(fragility, layer, eps)
-    roles = contributions(collected.class_means, collected.class_samples, layer.weights, [levels.strongest])
+    roles = contributions(collected.class_means, collected.class_samples, layer.weights, [strong])
     exploration = Exploration(
         name=name,
         layer=layer.name,
@@ -161,6 +148,27 @@ def explored(
         missing=missing,
     )
     return exploration, on_demand
+
+
+def _fields(
+    setting: Setting, collected: Collected, classes: Array, measures: list[Measure], level: int, wanted: Wanted
+) -> tuple[Fields | None, FieldsOnDemand | None, str]:
+    """Receptive fields of the most vulnerable neurons at ``level``, what computes others, and why there are none."""
+    assert collected.inputs is not None
+    assert collected.adversarial is not None
+    if collected.inputs.shape[1] not in (1, 3):
+        return None, None, OTHER_CHANNELS.format(collected.inputs.shape[1])
+    samples = collected.inputs, collected.adversarial, torch.from_numpy(collected.labels)
+    on_demand = FieldsOnDemand(setting, collected.layer, *samples, torch.from_numpy(classes), wanted.share)
+    predictions = collected.logits[[0, 1 + level]].argmax(2)
+    rows = images_to_swap(collected.labels, predictions, wanted.swap_images).tolist()
+    neurons = most_vulnerable(measures, level, wanted.swap_neurons).tolist()
+    if not rows or not neurons:
+        return None, on_demand, NOT_ASKED
+    try:
+        return on_demand.many(rows, neurons, wanted.batch_size, wanted.seed, wanted.progress), on_demand, ""
+    except NoGradient as error:
+        return None, None, f"There are no receptive fields: {error}"
 
 
 def _images(

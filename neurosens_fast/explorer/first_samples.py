@@ -16,6 +16,8 @@ from .neuron_layer import Reading
 MOST_VALUES = 64_000_000
 """Numbers of single samples' neurons that are kept at most, 256 MB (a choice of this package)."""
 
+NOT_SHOWN = "inputs are not shown: they are several tensors, or differ in size"
+
 MOST_INPUTS = 2**28
 """Numbers of single samples' inputs, benign and at every level, that are kept at most, 1 GB (likewise)."""
 
@@ -85,7 +87,7 @@ class FirstSamples:
         """What of the samples is not kept, and why."""
         notes = []
         if not self._single:
-            notes.append("inputs are not shown: they are several tensors, or differ in size")
+            notes.append(NOT_SHOWN)
         if self.taken == self._shown < self._asked:
             notes.append(
                 f"the first {self.taken:,} of {self._asked:,} images that were asked for are shown: the inputs of all, "

@@ -44,11 +44,6 @@ class Levels:
         makers = ", ".join(describe_callable(maker) for maker in self.makers.values())
         return f"{makers}, eps {', '.join(f'{strength:g}' for strength in self.eps)}"
 
-    @property
-    def strongest(self) -> int:
-        """The level with the largest eps, of the first attack."""
-        return max(range(len(self.eps) or 1), key=lambda place: self.levels[place].eps or 0.0)
-
 
 def levels_of(
     attack: AttackCallable | MakeAttack | Mapping[str, MakeAttack], eps: float | Iterable[float] | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,20 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from neurosens_fast.audit.masking.hooks import split_row
 from neurosens_fast.capture import (
     AttachedHooks,
+    Call,
+    CallRecorder,
     Inputs,
     batch_length,
-    call_model,
     check_output,
-    evaluation_mode,
-    leaves,
     logits_of,
     main_tensor,
     plain_forward,
 )
-from neurosens_fast.capture.channels import CONVOLUTIONS, ChannelTracker, is_activation
-from neurosens_fast.capture.selection import row_of
+from neurosens_fast.capture.channels import CONVOLUTIONS, is_activation
 from neurosens_fast.fragility.place import check_layer
 
 NO_WEIGHTS = (
@@ -77,7 +75,7 @@ def find_neuron_layer(
     a model without logits ``[N, classes]``, an unknown layer, and one that does not run or puts out no tensor.
     """
     check_layer(model, layer, "before_norm")
-    with _Recorder(model) as calls:
+    with CallRecorder(model, copied=True) as calls:
         output = plain_forward(model, few, autocast)
     logits = logits_of(output, batch_length(few))
     if logits is None:
@@ -136,29 +134,13 @@ def read(
     The map keeps its own layout with the channel axis moved to 1. Raises ``ValueError`` if the layer does not run.
     """
     with _Reader(model, layer) as reader:
-        if gradient:
-            lower: AbstractContextManager[Any] = nullcontext()
-            if autocast is not None:
-                lower = torch.autocast(leaves(inputs)[0].device.type, dtype=autocast)
-            with evaluation_mode(model), torch.enable_grad(), lower:
-                output = call_model(model, inputs)
-        else:
-            output = plain_forward(model, inputs, autocast)
+        output = plain_forward(model, inputs, autocast, gradient=gradient)
     logits = logits_of(output, batch_length(inputs))
     if logits is None or reader.values is None:
         raise ValueError(f"layer {layer.row!r} did not run for a batch; choose one that always does")
     values = reader.values.movedim(layer.axis, 1)
     whole = None if reader.map is None else reader.map.movedim(layer.map_axis, 1)
     return Reading(logits, values.flatten(2).mean(2) if values.dim() > 2 else values, whole)
-
-
-@dataclass
-class _Call:
-    row: str
-    module: nn.Module
-    read: Any
-    output: Any
-    axis: int
 
 
 def _copy(weight: Any) -> Tensor | None:
@@ -168,7 +150,7 @@ def _copy(weight: Any) -> Tensor | None:
     return weight.clone() if weight.dtype == torch.float64 else weight.to(torch.float32, copy=True)
 
 
-def _makes(call: _Call, logits: Tensor) -> bool:
+def _makes(call: Call, logits: Tensor) -> bool:
     """Whether a linear layer of vectors puts out ``logits``, or what log-softmax makes them of."""
     if not isinstance(call.module, nn.Linear) or not isinstance(call.read, Tensor) or call.read.dim() != 2:
         return False
@@ -179,7 +161,7 @@ def _makes(call: _Call, logits: Tensor) -> bool:
     return same or torch.allclose(made.log_softmax(1), logits, atol=1e-5, equal_nan=True)
 
 
-def _is_same(call: _Call, values: Tensor) -> bool:
+def _is_same(call: Call, values: Tensor) -> bool:
     output = call.output
     return (
         isinstance(output, Tensor)
@@ -188,7 +170,7 @@ def _is_same(call: _Call, values: Tensor) -> bool:
     )
 
 
-def _pooled_is(call: _Call, values: Tensor) -> bool:
+def _pooled_is(call: Call, values: Tensor) -> bool:
     """Whether ``values`` ``[N, C]`` are the means over positions of what a module puts out."""
     output = call.output
     if not isinstance(output, Tensor) or output.dim() < 3 or len(output) != len(values):
@@ -201,36 +183,9 @@ def _pooled_is(call: _Call, values: Tensor) -> bool:
     return bool(size > 0) and torch.allclose(means, values.float(), rtol=1e-3, atol=1e-4 * float(size), equal_nan=True)
 
 
-def _is_plain(call: _Call) -> bool:
+def _is_plain(call: Call) -> bool:
     kind = is_activation(call.module) or isinstance(call.module, CONVOLUTIONS)
     return kind and isinstance(call.output, Tensor) and call.output.dim() >= 2
-
-
-class _Recorder(AttachedHooks):
-    """What all modules read and put out in one forward, in the order in which they end, copied: some work in place."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.seen: list[_Call] = []
-        self._model = model
-        self._tracker = ChannelTracker()
-        self._calls: dict[str, int] = {}
-
-    def _attach(self) -> Iterator[RemovableHandle]:
-        for name, module in self._model.named_modules():
-            yield module.register_forward_hook(self._hook(name))
-
-    def _hook(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            output = main_tensor(output)
-            axis = self._tracker.observe(module, output) if isinstance(output, Tensor) else 1
-            if not name and next(module.children(), None) is not None:
-                return
-            call = self._calls[name] = self._calls.get(name, 0) + 1
-            kept = [item.detach().clone() if isinstance(item, Tensor) else item for item in (*inputs[:1], output)]
-            self.seen.append(_Call(row_of(name, call), module, kept[0] if inputs else None, kept[-1], axis))
-
-        return hook
 
 
 class _Reader(AttachedHooks):
@@ -241,14 +196,13 @@ class _Reader(AttachedHooks):
         self.values: Tensor | None = None
         self.map: Tensor | None = None
         self._model, self._layer = model, layer
-        self._calls: dict[int, int] = {}
 
     def _attach(self) -> Iterator[RemovableHandle]:
         modules = dict(self._model.named_modules(remove_duplicate=False))
         for row in {self._layer.row, self._layer.map_row} - {None}:
             assert row is not None
-            name, _, call = row.partition("#") if row not in modules else (row, "", "")
-            yield modules[name].register_forward_hook(self._hook(row, int(call or 1)))
+            name, call = split_row(row, modules)
+            yield modules[name].register_forward_hook(self._hook(row, call))
 
     def _hook(self, row: str, wanted: int) -> Any:
         seen = 0

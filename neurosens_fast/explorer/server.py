@@ -17,7 +17,7 @@ import numpy as np
 from neurosens_fast.support.messages import one_line
 
 from .exploration import Array, Exploration
-from .page.document import file_text, page_roots, page_template, page_variables
+from .page.document import file_text, page_roots, page_template, page_title, page_variables
 from .page.packing import all_packed
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _make_document(
 
     def fill(document: Document) -> None:
         roots = page_roots(explorations)
-        document.title = f"{variables['title_text']}: neuron vulnerability"
+        document.title = page_title(explorations)
         document.template = page_template()
         document.template_variables.update(variables)
         # The page lives in the browser: nothing that changes there is sent here, and after a pause nothing is replaced.

@@ -201,8 +201,10 @@ class _Run:
     def _pair(self, number: int, benign: Reading, adversarial: Reading, labels: Tensor) -> None:
         """Count a batch of pairs."""
         self._one(1 + number, adversarial, labels)
-        pair = (benign.values, adversarial.values) if benign.map is None else (benign.map, adversarial.map)
-        self._statistics[number].update(*pair)  # type: ignore[arg-type]  # both have a map, or none
+        if benign.map is not None and adversarial.map is not None:
+            self._statistics[number].update(benign.map, adversarial.map)
+        else:
+            self._statistics[number].update(benign.values, adversarial.values)
         change = adversarial.values.to(self._place).double() - benign.values.to(self._place).double()
         found = {"activation_change": change.abs()}
         if self._weights is not None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import nn
 
-from neurosens_fast.capture import AttachedHooks, Inputs, check_output, closest, main_tensor, plain_forward
-from neurosens_fast.capture.channels import CONVOLUTIONS, ChannelTracker, is_norm
-from neurosens_fast.capture.selection import row_of
+from neurosens_fast.capture import Call, CallRecorder, Inputs, check_output, closest, plain_forward
+from neurosens_fast.capture.channels import CONVOLUTIONS, is_norm
 
 WHERE: dict[str, str] = {
     "before_norm": "at the output of the layer; a norm behind it then shifts the zeros",
@@ -45,16 +41,17 @@ def find_place(
     a tensor ``[N, ..., C, ...]`` as output, or no convolution to take.
     """
     check_layer(model, layer, where)
-    with _Recorder(model) as calls:
+    with CallRecorder(model) as recorder:
         plain_forward(model, few, autocast)
-    found = next((call for call in calls.seen if _is_meant(call, layer)), None)
+    calls = [call for call in recorder.seen if call.row]  # a layer has a name
+    found = next((call for call in calls if _is_meant(call, layer)), None)
     if found is None:
         if layer is None:
             raise ValueError("the model runs no convolution; name the layer whose neurons are to be dropped")
         raise ValueError(f"layer {layer!r} did not run in a forward of the model; choose one that does")
     norm = None
     if where == "after_norm" and not is_norm(found.module):
-        norm = next((call for call in calls.seen if is_norm(call.module) and call.reads(found)), None)
+        norm = next((call for call in calls if is_norm(call.module) and call.reads(found)), None)
     zeroed = norm or found
     check_output(zeroed.row, zeroed.output, zeroed.axis)
     axis = zeroed.axis % zeroed.output.dim()
@@ -72,51 +69,5 @@ def check_layer(model: nn.Module, layer: str | None, where: str) -> None:
         raise ValueError(f"the model has no layer {layer!r}; {closest(layer, names)}")
 
 
-@dataclass
-class _Call:
-    row: str
-    module: nn.Module
-    read: Any
-    output: Any
-    versions: tuple[int, int]
-    """How often what was read and put out had been written to."""
-    axis: int
-
-    def reads(self, other: _Call) -> bool:
-        """Whether it read what ``other`` put out, as it was then: not what a ReLU in place made of it."""
-        return self.read is other.output and self.versions[0] == other.versions[1]
-
-
-def _is_meant(call: _Call, layer: str | None) -> bool:
+def _is_meant(call: Call, layer: str | None) -> bool:
     return isinstance(call.module, CONVOLUTIONS) if layer is None else call.row == layer
-
-
-class _Recorder(AttachedHooks):
-    """The calls of all modules that have a name in one forward, in the order in which they end."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.seen: list[_Call] = []
-        self._model = model
-        self._tracker = ChannelTracker()
-        self._calls: dict[str, int] = {}
-
-    def _attach(self) -> Iterator[RemovableHandle]:
-        for name, module in self._model.named_modules():
-            if name:
-                yield module.register_forward_hook(self._hook(name))
-
-    def _hook(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            output = main_tensor(output)
-            axis = self._tracker.observe(module, output) if isinstance(output, Tensor) else 1
-            self._calls[name] = self._calls.get(name, 0) + 1
-            read = inputs[0] if inputs else None
-            versions = _version(read), _version(output)
-            self.seen.append(_Call(row_of(name, self._calls[name]), module, read, output, versions, axis))
-
-        return hook
-
-
-def _version(value: Any) -> int:
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0

@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from neurosens_fast.attacks import FGSM, PGD
-from neurosens_fast.explorer.exploration import Level
+from neurosens_fast.explorer.exploration import Level, strongest
 from neurosens_fast.explorer.levels import levels_of
 
 from .networks import pooled
@@ -18,7 +18,7 @@ from .networks import pooled
 def test_a_class_gives_a_level_for_each_strength_in_rising_order() -> None:
     levels = levels_of(FGSM, [0.1, 0.02])
     assert levels.levels == (Level("FGSM", 0.02), Level("FGSM", 0.1))
-    assert levels.strongest == 1
+    assert strongest(levels.levels) == 1
     model = pooled()
     assert [attack.eps for attack in levels.attacks(model, 0)] == [0.02, 0.1]  # type: ignore[attr-defined]
 
@@ -31,7 +31,7 @@ def test_strengths_have_a_default_for_classes_and_partials() -> None:
 def test_several_attacks_stand_one_after_another() -> None:
     levels = levels_of({"one step": FGSM, "three": partial(PGD, steps=3)}, 0.1)
     assert levels.levels == (Level("one step", 0.1), Level("three", 0.1))
-    assert levels.strongest == 0
+    assert strongest(levels.levels) == 0
     assert [type(attack).__name__ for attack in levels.attacks(pooled(), 0)] == ["FGSM", "PGD"]
 
 
@@ -40,7 +40,7 @@ def test_an_attack_as_it_is_is_one_level_with_its_strength() -> None:
     levels = levels_of(attack, None)
     assert levels.levels == (Level("FGSM", 0.25),)
     assert levels.attacks(pooled(), 0) == [attack]
-    assert levels.strongest == 0
+    assert strongest(levels.levels) == 0
 
 
 def test_a_function_is_an_attack_without_strengths_and_makes_attacks_with_them() -> None:

@@ -106,6 +106,18 @@ def test_gradients_pass_to_the_input_and_leave_no_trace() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_gradients_of_a_model_with_compiled_parts() -> None:
+    model, plain = pooled(), pooled()
+    model.conv1.compile(backend="eager")
+    model.relu2.compile(backend="eager")
+    x = images(3)[0].requires_grad_()
+    found: list[torch.Tensor] = []
+    for network in (model, plain):
+        layer = find_neuron_layer(network, None, x.detach())
+        found += torch.autograd.grad(read(network, layer, x, gradient=True).values.sum(), x)
+    torch.testing.assert_close(*found)
+
+
 class Sums(nn.Module):
     """No logits of at least two classes."""
 

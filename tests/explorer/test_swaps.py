@@ -7,25 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from neurosens_fast.explorer import swaps
+from neurosens_fast.explorer.reference import activation_swap_loop, pixel_swap_loop
 from neurosens_fast.explorer.swaps import activation_swap, pixel_swap
 
 from .field_networks import PixelPerNeuron, pooled, same_after
-
-
-def one_by_one(
-    linear: nn.Linear, values: Tensor, adversarial: Tensor, labels: Tensor, others: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What the linear layer makes of the values with one of them changed."""
-    drop, rise = torch.empty_like(values), torch.empty_like(values)
-    every = torch.arange(len(values))
-    before = linear(values).softmax(1)
-    for neuron in range(values.shape[1]):
-        swapped = values.clone()
-        swapped[:, neuron] = adversarial[:, neuron]
-        after = linear(swapped).softmax(1)
-        drop[:, neuron] = (before - after)[every, labels]
-        rise[:, neuron] = (after - before)[every, others]
-    return drop, rise
 
 
 def drawn(samples: int, neurons: int, classes: int, scale: float = 1.0) -> tuple[nn.Linear, tuple[Tensor, ...]]:
@@ -44,14 +29,14 @@ def test_swap_is_what_the_linear_layer_makes_of_it(
     monkeypatch.setattr(swaps, "_CHUNK", chunk)
     linear, (values, adversarial, labels, others) = drawn(samples, neurons, classes)
     found = activation_swap(linear(values), values, adversarial, linear.weight, labels, others)
-    for ours, wanted in zip(found, one_by_one(linear, values, adversarial, labels, others), strict=True):
+    for ours, wanted in zip(found, activation_swap_loop(linear, values, adversarial, labels, others), strict=True):
         assert ours.dtype == torch.float64
         torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-13)
 
 
 def test_logits_of_any_size_do_not_overflow() -> None:
     linear, (values, adversarial, labels, others) = drawn(6, 8, 4, scale=1e4)
-    wanted = one_by_one(linear, values, adversarial, labels, others)
+    wanted = activation_swap_loop(linear, values, adversarial, labels, others)
     narrow = [part.float() for part in (linear(values), values, adversarial, linear.weight)]
     found = activation_swap(narrow[0], narrow[1], narrow[2], narrow[3], labels, others)
     for ours, exact in zip(found, wanted, strict=True):
@@ -107,21 +92,6 @@ def test_activation_swap_says_what_does_not_fit() -> None:
         activation_swap(logits, values, adversarial, weights, labels * 0 - 1, others)
 
 
-def pixel_loop(
-    model: nn.Module, benign: Tensor, adversarial: Tensor, masks: Tensor, labels: Tensor, others: Tensor
-) -> tuple[Tensor, Tensor]:
-    drop, rise = torch.empty(2, *masks.shape[:2], dtype=torch.float64)
-    with torch.no_grad():
-        for image in range(len(benign)):
-            before = model(benign[image : image + 1]).softmax(1)[0]
-            for number in range(masks.shape[1]):
-                mixed = torch.where(masks[image, number], adversarial[image], benign[image])
-                after = model(mixed[None]).softmax(1)[0]
-                drop[image, number] = (before - after)[labels[image]]
-                rise[image, number] = (after - before)[others[image]]
-    return drop, rise
-
-
 @pytest.mark.parametrize("batch", [1, 4, 128])
 @pytest.mark.parametrize(("bands", "size"), [(1, (7, 5)), (3, (8, 9))])
 def test_pixel_swap_is_the_loop(batch: int, bands: int, size: tuple[int, int]) -> None:
@@ -134,7 +104,9 @@ def test_pixel_swap_is_the_loop(batch: int, bands: int, size: tuple[int, int]) -
     with same_after(model):
         found = pixel_swap(model, benign, adversarial, masks, labels, others, batch, done=passes.append)
     assert sum(passes) == 15
-    for ours, wanted in zip(found, pixel_loop(model.eval(), benign, adversarial, masks, labels, others), strict=True):
+    for ours, wanted in zip(
+        found, pixel_swap_loop(model.eval(), benign, adversarial, masks, labels, others), strict=True
+    ):
         assert ours.shape == (3, 5)
         torch.testing.assert_close(ours, wanted, rtol=1e-9, atol=1e-12)
         assert ours[1, 2] == 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neurosens_fast.explorer.exploration import Exploration, Level
+from neurosens_fast.explorer.exploration import Exploration, strongest
 
 from .colours import class_colours, class_markers
 from .packing import all_packed, packed, text_size
@@ -52,7 +52,7 @@ def content(
         "classes": list(without_formulas(first).classes),
         "colours": class_colours(len(first.classes)),
         "markers": class_markers(len(first.classes)),
-        "level": _strongest(first.levels),
+        "level": strongest(first.levels),
         "levels": [{"attack": one.attack, "eps": one.eps, "label": str(one)} for one in first.levels],
         "factor": factor,
         "served": served,
@@ -205,14 +205,8 @@ def _first_focus(exploration: Exploration) -> int:
     """The neuron that the page begins with: the most vulnerable one with a receptive field, else by a measure."""
     if exploration.fields is not None:
         return int(exploration.fields.neurons[0])
-    values = exploration.measures[0].values[_strongest(exploration.levels)]
+    values = exploration.measures[0].values[strongest(exploration.levels)]
     return int(np.nanargmax(values)) if np.isfinite(values).any() else 0
-
-
-def _strongest(levels: Sequence[Level]) -> int:
-    """The level that the page begins with: of the first attack the one with the largest eps."""
-    own = [place for place, level in enumerate(levels) if level.attack == levels[0].attack]
-    return max(own, key=lambda place: levels[place].eps or 0.0)
 
 
 def _others(exploration: Exploration) -> Packed:

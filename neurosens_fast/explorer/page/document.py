@@ -65,9 +65,18 @@ def page_variables(
     return _variables(explorations, roots, _as_text(packed))
 
 
+def page_title(explorations: Sequence[Exploration]) -> str:
+    """The title of the page's window."""
+    return f"{_names(explorations)}: neuron vulnerability"
+
+
+def _names(explorations: Sequence[Exploration]) -> str:
+    return " and ".join(exploration.name for exploration in explorations)
+
+
 def _variables(explorations: Sequence[Exploration], roots: Sequence[UIElement], text: str) -> dict[str, Any]:
     return {
-        "title_text": " and ".join(exploration.name for exploration in explorations),
+        "title_text": _names(explorations),
         "explorations": explorations,
         "root_names": [root.name for root in roots],
         "sections": SECTIONS,
@@ -105,9 +114,10 @@ def page_html(explorations: Sequence[Exploration], budget: int) -> str:
     check_same(explorations)
     roots = page_roots(explorations)
     variables = _variables(explorations, roots, _PLACE)
-    title = f"{variables['title_text']}: neuron vulnerability"
     # Bokeh's part takes long, so it is made once, and the numbers are put in when it is known how many fit.
-    html: str = file_html(roots, INLINE, title, template=page_template(), template_variables=variables)
+    html: str = file_html(
+        roots, INLINE, page_title(explorations), template=page_template(), template_variables=variables
+    )
     before, after = html.split(_PLACE)
     packed, _ = content(explorations, budget, taken=len(before.encode()) + len(after.encode()))
     return before + _as_text(packed) + after
