@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 OLDEST := .venv-oldest
 RESULTS_DIR ?= gpu-results
-EXTRAS := adapters,demo,scores,explore,fragility,train,dev
+EXTRAS := adapters,bench,demo,scores,explore,fragility,train,dev
 COMMA := ,
 PYTEST_FLAGS ?=
 # Tests run in one process per core, each with one thread of torch.
 PARALLEL ?= -n auto --dist worksteal
 CUDA_COMPILE_FLAGS ?=
+BENCH_FLAGS ?=
 
 BIN := $(VENV)/bin
 PIP := -m pip install -qq --disable-pip-version-check
@@ -79,8 +80,8 @@ test-browser: install $(VENV)/.browser  ## the page of explore, in Chromium
 	@sh scripts/chromium.sh >/dev/null
 	$(BIN)/python -m pytest -q $(PARALLEL) -m browser $(PYTEST_FLAGS)
 
-bench: install  ## the benchmarks
-	$(BIN)/python -m pytest benchmarks $(PYTEST_FLAGS)
+bench: install $(VENV)/.peers  ## the benchmarks; BENCH_FLAGS="--suite kernels" and the like choose
+	$(BIN)/neurosens-fast bench $(BENCH_FLAGS)
 
 lint: install  ## ruff, clang-format and mypy
 	$(BIN)/ruff check .
@@ -125,8 +126,8 @@ gpu-test:  ## the tests on the GPU
 	$(PYTHON) scripts/gpu.py test --results '$(RESULTS_DIR)'
 gpu-sanitize:  ## compute-sanitizer memcheck and racecheck
 	$(PYTHON) scripts/gpu.py sanitize --results '$(RESULTS_DIR)'
-gpu-bench:  ## the benchmarks on the GPU
-	$(PYTHON) scripts/gpu.py bench --results '$(RESULTS_DIR)'
+gpu-bench:  ## the benchmarks on the GPU; BENCH_FLAGS as above
+	BENCH_FLAGS='$(BENCH_FLAGS)' $(PYTHON) scripts/gpu.py bench --results '$(RESULTS_DIR)'
 
 clean:  ## remove what was built, keep the environments
 	rm -rf build dist demo-output neurosens_fast.egg-info neurosens_fast/_C.*.so $(VENV)/.extension $(VENV)/.installed

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import build_config
@@ -30,6 +31,18 @@ def pybind11_includes() -> list[str]:
     except ModuleNotFoundError:
         return []
     return [str(pybind11.get_include())]
+
+
+class BuildPython(build_py):
+    """Puts the benchmarks, which stand beside the package, into a wheel as a part of it."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for file in (*Path("benchmarks").rglob("*.py"), Path("benchmarks/pytest.ini")):
+                target = Path(self.build_lib) / "neurosens_fast" / file
+                self.mkpath(str(target.parent))
+                self.copy_file(str(file), str(target))
 
 
 def extension_and_command() -> tuple[Extension, Any]:
@@ -90,4 +103,4 @@ try:
     extension, command = extension_and_command()
 except build_config.BuildError as error:
     sys.exit(f"\nneurosens_fast cannot be built: {error}\n")
-setup(ext_modules=[extension], cmdclass={"build_ext": command})
+setup(ext_modules=[extension], cmdclass={"build_ext": command, "build_py": BuildPython})

@@ -1,9 +1,11 @@
-"""The devices, and the table that every run ends with."""
+"""Options and fixtures of all benchmarks. ``neurosens-fast bench`` runs them; so does pytest, one file at a time."""
 
 from __future__ import annotations
 
+import json
 import os
-import platform
+from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,49 +14,77 @@ import pytest
 import torch
 
 from neurosens_fast import _C
-from neurosens_fast.env import environment, format_environment
+from neurosens_fast.benchmarking.contest import Contest, Recorder
+from neurosens_fast.benchmarking.report import suite_text
+from neurosens_fast.benchmarking.results import SuiteResult
+from neurosens_fast.benchmarking.running import PART, parsed_shapes
 
 DEVICES = ["cpu"] + (["cuda"] if _C.build_info()["cuda"] and torch.cuda.is_available() else [])
-_rows: dict[str, list[dict[str, str]]] = {}
+_recorders: dict[str, Recorder] = {}
 
 
-@pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> str:
-    torch.manual_seed(0)
-    torch.set_num_threads(2)  # what the committed figures are for
-    return str(request.param)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("neurosens_fast")
+    group.addoption("--device", action="append", choices=DEVICES, help="only on this device")
+    group.addoption("--quick", action="store_true", help="small sizes, two rounds: for correctness alone")
+    group.addoption("--no-compile", action="store_true", help="leave torch.compile out, which takes long to compile")
+    group.addoption("--threads", type=int, help="threads of torch on the CPU")
+    group.addoption("--shape", action="append", type=lambda text: parsed_shapes(text)[0], help="instead of SHAPES")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``device`` and ``shape`` come from the command line; a module states ``SHAPES`` and ``QUICK_SHAPES``."""
+    option = metafunc.config.getoption
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", option("--device") or DEVICES)
+    if "shape" in metafunc.fixturenames:
+        module: Any = metafunc.module
+        shapes = option("--shape") or (module.QUICK_SHAPES if option("--quick") else module.SHAPES)
+        metafunc.parametrize("shape", shapes, ids=["x".join(map(str, shape)) for shape in shapes])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is marked ``full`` is left out of a quick run."""
+    if config.getoption("--quick"):
+        kept = [item for item in items if item.get_closest_marker("full") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.config.getoption("--threads") or before)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
-def table() -> Any:
-    """``table(title, row)`` adds a row, a dict of texts, to a table of the final report."""
-
-    def add(title: str, row: dict[str, str]) -> None:
-        _rows.setdefault(title, []).append(row)
-
-    return add
+def compiling(request: pytest.FixtureRequest) -> bool:
+    """Whether ``torch.compile`` takes part."""
+    return not request.config.getoption("--no-compile")
 
 
-def markdown() -> str:
-    """All tables of the run."""
-    parts = [f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"]
-    for title, rows in _rows.items():
-        columns = list(rows[0])
-        lines = [f"## {title}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-        lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
+@pytest.fixture
+def contest(request: pytest.FixtureRequest, benchmark: Any, device: str) -> Contest:
+    """Times ours against others and keeps the row."""
+    suite = request.path.parent.name
+    recorder = _recorders.setdefault(suite, Recorder(bool(request.config.getoption("--quick"))))
+    recorder.measure(device)
+    torch.manual_seed(0)
+    return Contest(recorder, benchmark, device)
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the tables; ``BENCH_RESULTS=DIR`` also writes them there, with the environment."""
-    if not _rows:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the tables as Markdown, or write the rows of the one suite for the process that asked for them."""
+    found = [
+        SuiteResult(suite, str(date.today()), recorder.quick, recorder.roofs, tuple(recorder.rows))
+        for suite, recorder in _recorders.items()
+        if recorder.rows
+    ]
+    if part := os.environ.get(PART):
+        for result in found:
+            Path(part).write_text(json.dumps(asdict(result)), encoding="utf-8")
         return
-    terminalreporter.write_line("")
-    terminalreporter.write_line(markdown())
-    if folder := os.environ.get("BENCH_RESULTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "README.md").write_text(
-            f"# Benchmarks\n\n{markdown()}\n## Environment\n\n```\n{format_environment(environment())}\n```\n",
-            encoding="utf-8",
-        )
+    for result in found:
+        terminalreporter.write_line(f"\n{suite_text(result)}")

@@ -151,10 +151,21 @@ def _setup_sensitivity(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
     ctx.save_for_backward(benign, adversarial)
 
 
+def _gradient_of(operator: Any, *arguments: Any) -> Any:
+    """What a backward operator returns. It has no gradient of its own, and without ``create_graph`` nobody asks for
+    one: it is then called below autograd, whose way through Python takes longer than a small layer.
+    """
+    if torch.is_grad_enabled():
+        return operator(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*arguments)
+
+
 def _pair_gradients(ctx: Any, grad: Tensor, benign: Tensor, adversarial: Tensor) -> tuple[Tensor | None, Tensor | None]:
     needs = ctx.needs_input_grad[:2]
-    gradients = torch.ops.neurosens_fast.neuron_sensitivity_backward(
-        grad, benign, adversarial, ctx.norm, ctx.channel_dim, *needs
+    gradients = _gradient_of(
+        torch.ops.neurosens_fast.neuron_sensitivity_backward.default,
+        *(grad, benign, adversarial, ctx.norm, ctx.channel_dim, *needs),
     )
     return gradients[0] if needs[0] else None, gradients[1] if needs[1] else None
 
@@ -174,7 +185,7 @@ def _setup_sns_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 def _sns_loss_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     benign, adversarial, neurons = ctx.saved_tensors
     share = (grad / neurons.shape[0]).expand(neurons.shape[0])
-    weights = grad.new_zeros(ctx.channels).index_put((neurons,), share, accumulate=True)
+    weights = grad.new_zeros(ctx.channels).index_add(0, neurons, share)
     return *_pair_gradients(ctx, weights, benign, adversarial), None, None, None, None
 
 
@@ -186,8 +197,9 @@ def _setup_paired(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 def _paired_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     (pair,) = ctx.saved_tensors
-    gradient = torch.ops.neurosens_fast.paired_sensitivity_backward(
-        grad, pair, ctx.norm, ctx.channel_dim, ctx.detach_benign
+    gradient = _gradient_of(
+        torch.ops.neurosens_fast.paired_sensitivity_backward.default,
+        *(grad, pair, ctx.norm, ctx.channel_dim, ctx.detach_benign),
     )
     return gradient, None, None, None
 
@@ -200,8 +212,9 @@ def _setup_relu_tap(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 def _relu_tap_backward(ctx: Any, grad_out: Tensor, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     (out,) = ctx.saved_tensors
-    gradient = torch.ops.neurosens_fast.relu_tap_backward(
-        grad_out, grad, out, ctx.norm, ctx.channel_dim, ctx.detach_benign
+    gradient = _gradient_of(
+        torch.ops.neurosens_fast.relu_tap_backward.default,
+        *(grad_out, grad, out, ctx.norm, ctx.channel_dim, ctx.detach_benign),
     )
     return gradient, None, None, None
 

@@ -126,11 +126,11 @@ def sanitize(results: Path) -> tuple[bool, str]:
 
 
 def bench(results: Path) -> tuple[bool, str]:
-    """Run the benchmarks; their figures go to ``gpu-bench.json``."""
-    command = [sys.executable, "-m", "pytest", "benchmarks", "-k", "cuda", "-p", "no:cacheprovider"]
-    command += [f"--benchmark-json={results / 'gpu-bench.json'}"]
+    """Run the benchmarks; ``results.json``, ``README.md`` and ``scaling.png`` hold what they found."""
+    flags = shlex.split(os.environ.get("BENCH_FLAGS", ""))
+    command = [sys.executable, "-m", "neurosens_fast", "bench", "--device", "cuda", "--out", str(results), *flags]
     status, output = run(command, results / "gpu-bench.txt")
-    return status == 0, pytest_summary(output)
+    return status == 0, last_match(r"^(written to|neurosens-fast:) ", output, "neurosens-fast bench said nothing")
 
 
 STAGES: dict[str, Callable[[Path], tuple[bool, str]]] = {

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import attack, audit, compare, demo, env, explore, fragility, layers, mask, reproduce, show, train
+from . import attack, audit, bench, compare, demo, env, explore, fragility, layers, mask, reproduce, show, train
 from .errors import complain, explain, kept, show_traceback, wants_traceback
 from .interrupts import Ended
 from .options import command
@@ -53,7 +53,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for _module in (demo, audit, show, compare, layers, mask, fragility, explore, attack, train, reproduce, env):
+for _module in (demo, audit, show, compare, layers, mask, fragility, explore, attack, train, reproduce, bench, env):
     command(app, _module.run)
 
 

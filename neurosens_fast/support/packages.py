@@ -7,7 +7,7 @@ from types import ModuleType
 
 from .messages import one_line
 
-_DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "pytest_benchmark": "pytest-benchmark"}
 """What to install for packages that are imported under another name."""
 
 

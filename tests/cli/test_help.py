@@ -36,6 +36,7 @@ def test_commands() -> None:
         "attack",
         "train",
         "reproduce",
+        "bench",
         "env",
     ]
 

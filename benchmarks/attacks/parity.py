@@ -1,6 +1,6 @@
 """The attacks of this package against those of torchattacks, foolbox and AutoAttack, on a trained network.
 
-``python -m benchmarks.parity_attacks DATA WEIGHTS`` (say ``mnist:DIR model.safetensors``) prints a Markdown table of
+``python -m benchmarks.attacks.parity DATA WEIGHTS`` (say ``mnist:DIR model.safetensors``) prints a Markdown table of
 what both make of the same images, and how long each took, once. ``--only`` runs comparisons whose name contains a word;
 ``--rows FILE`` keeps their rows, so that a long run can be made in parts. ``make test-peer`` installs the libraries.
 """

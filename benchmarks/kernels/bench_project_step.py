@@ -1,27 +1,31 @@
-"""The steps of attacks against their eager chains and against plainly reading and writing the same bytes.
+"""The steps of attacks against eager PyTorch, torch.compile of it, and plainly reading and writing the same bytes.
 
 Byte model, B being the bytes of one tensor: every step must read three tensors and write one, 4 B (momentum: read
 four and write two, 6 B). Linf does it in one pass. L2 takes three passes over a sample and L1 one more for every
 Newton step; on the CPU they read a sample out of the cache again. The plain side is ``torch.addcmul(out=)``, three
-reads and one write; for momentum ``Tensor.copy_`` after it.
+reads and one write; for momentum ``Tensor.copy_`` after it. Eager are the chains that torchattacks writes, which may
+leave the epsilon ball by a rounding; ours and the reference never do.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from neurosens_fast import ops
+from neurosens_fast.benchmarking.contest import NOT_RUN, Contest, compiled
+from neurosens_fast.benchmarking.inputs import copies, rotating
+from neurosens_fast.benchmarking.roof import Work
 
-from .interleaved import ratio, run_interleaved
+from .pairs import COMPILED
 
 SHAPES = [(64, 3, 32, 32), (256, 3, 32, 32), (64, 3, 224, 224)]
+QUICK_SHAPES = [(4, 3, 9, 9)]
+FLOPS = {"linf": 10, "l2": 14, "l1": 20, "momentum": 14}
+"""Arithmetic operations for an element; of L1 with three Newton steps."""
 ALPHA, EPS, DECAY = 2 / 255, 8 / 255, 1.0
 
 
@@ -72,53 +76,71 @@ def sizes(norm: str, count: int) -> tuple[float, float]:
     return ALPHA * scale, EPS / 2 * scale
 
 
+CHAINS: dict[str, Callable[..., Tensor]] = {
+    "linf": eager_linf,
+    "l2": eager_l2,
+    "l1": eager_l1,
+    "momentum": eager_momentum,
+}
+
+
+def check(found: Tensor, wanted: Tensor) -> str:
+    """Assert that both sides agree, but for elements whose step turns on a rounding; says how many those are."""
+    rounding = {torch.float32: 1e-5, torch.bfloat16: 2**-6}[found.dtype]
+    apart = float(((found.float() - wanted.float()).abs() > rounding).float().mean())
+    assert apart < 1e-3, f"{100 * apart:.2g} % of the elements differ"
+    return "all" if apart == 0 else f"all but {1e6 * apart:.0f} ppm"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "momentum"])
-@pytest.mark.parametrize("shape", SHAPES, ids=["x".join(map(str, shape)) for shape in SHAPES])
-def bench_project_step(
-    shape: tuple[int, ...], norm: str, dtype: torch.dtype, device: str, benchmark: Any, table: Any
+@pytest.mark.parametrize("norm", list(CHAINS))
+def bench_step(
+    shape: tuple[int, ...], norm: str, dtype: torch.dtype, device: str, contest: Contest, compiling: bool
 ) -> None:
     x = torch.rand(shape, device=device).to(dtype)
     gradient = torch.randn(shape, device=device).to(dtype)
     adversarial = (x.float() + EPS * (2 * torch.rand(shape, device=device) - 1)).clamp(0, 1).to(dtype)
     momentum = torch.randn(shape, device=device).to(dtype)
     alpha, eps = sizes(norm, x[0].numel())
-    eager: Callable[[], Tensor]
-    if norm == "momentum":
-        theirs_momentum = momentum.clone()
-        ours = partial(ops.momentum_step_, adversarial, momentum, gradient, x, alpha, eps, DECAY)
-        eager = partial(eager_momentum, adversarial.clone(), theirs_momentum, gradient, x, alpha, eps)
-    else:
-        chain = {"linf": eager_linf, "l2": eager_l2, "l1": eager_l1}[norm]
-        ours = partial(ops.project_step_, adversarial, gradient, x, alpha, eps, norm)
-        eager = partial(chain, adversarial.clone(), gradient, x, alpha, eps)
-    wanted = eager()
-    ours()
-    rounding = {torch.float32: 1e-5, torch.bfloat16: 2**-6}[dtype]
-    apart = ((adversarial.float() - wanted.float()).abs() > rounding).float().mean()
-    assert float(apart) < 1e-3, "both sides must agree, but for signs that rounding decides"
 
-    spare, other = torch.zeros_like(x), torch.zeros_like(x)
-
-    def plain() -> None:
-        torch.addcmul(spare, gradient, x, value=0.0, out=spare)
+    def ours(adversarial: Tensor, momentum: Tensor, gradient: Tensor, x: Tensor) -> None:
         if norm == "momentum":
-            other.copy_(momentum)
+            ops.momentum_step_(adversarial, momentum, gradient, x, alpha, eps, DECAY)
+        else:
+            ops.project_step_(adversarial, gradient, x, alpha, eps, norm)
 
-    times = run_interleaved(benchmark, ours, {"eager": eager, "plain": plain}, device, seconds=2.0)
-    moved = (6 if norm == "momentum" else 4) * x.numel() * x.element_size()
-    faster, slower = ratio(times["eager"], times["ours"]), ratio(times["ours"], times["plain"])
-    benchmark.extra_info.update(bytes=moved, over_plain=slower.median, eager=faster.median)
-    table(
-        f"Steps of attacks, {device}",
-        {
-            "shape": f"{list(shape)}",
-            "norm": norm,
-            "dtype": str(dtype).removeprefix("torch."),
-            "MB": f"{moved / 1e6:.1f}",
-            "ms": f"{statistics.median(times['ours']) * 1e3:.3f}",
-            "GB/s": f"{moved / statistics.median(times['ours']) / 1e9:.1f}",
-            "time / plain read and write": str(slower),
-            "times faster than eager": str(faster),
+    def chain(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(adversarial: Tensor, momentum: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+            before = (adversarial, momentum) if norm == "momentum" else (adversarial,)
+            return function(*before, gradient, x, alpha, eps)
+
+        return run
+
+    def plain(adversarial: Tensor, momentum: Tensor, gradient: Tensor, x: Tensor) -> None:
+        torch.addcmul(adversarial, gradient, x, value=0.0, out=adversarial)
+        if norm == "momentum":
+            momentum.copy_(gradient)
+
+    def inputs() -> list[tuple[Tensor, ...]]:
+        """For a side of its own: every one of them overwrites some."""
+        return copies((adversarial.clone(), momentum.clone(), gradient, x), device)
+
+    (first, *_), (other, *_) = inputs(), inputs()
+    ours(*first)
+    agreed = check(first[0], chain(CHAINS[norm])(*other))
+    kernel = compiled(CHAINS[norm], run=compiling and shape in COMPILED)
+    tensors, written = (4, 2) if norm == "momentum" else (3, 1)
+    contest(
+        "Steps of attacks",
+        {"shape": "x".join(map(str, shape)), "norm": norm, "dtype": str(dtype).removeprefix("torch.")},
+        rotating(ours, inputs()),
+        rivals={
+            "eager": rotating(chain(CHAINS[norm]), inputs()),
+            "torch.compile": rotating(chain(kernel), inputs()) if kernel else NOT_RUN,
         },
+        floors={"plain read and write": rotating(plain, inputs())},
+        agreed=agreed,
+        work=Work(reads=tensors * x.nbytes, writes=written * x.nbytes, flops=FLOPS[norm] * x.numel()),
+        memory=("ours", "eager"),
+        seconds=1.0,
     )
