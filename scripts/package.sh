@@ -27,5 +27,6 @@ cp scripts/smoke_test.py "$work/"
 cd "$work"
 "$work/clean/bin/python" -P smoke_test.py --not-from "$checkout"
 "$work/clean/bin/neurosens-fast" --help >/dev/null
+"$work/clean/bin/neurosens-fast" bench --quick --quiet --suite kernels --only step # the benchmarks are in the wheel
 cd "$checkout"
 ls -l dist

@@ -86,7 +86,7 @@ def bench_dimension(dimension: str, place: int, contest: Contest) -> None:
 @pytest.mark.parametrize("positions", [*SMALL[:3], *(pytest.param(size, marks=pytest.mark.full) for size in SMALL[3:])])
 def bench_small_statistics(positions: int, contest: Contest) -> None:
     axis = Axis("elements", 2 * positions, "call", 1)
-    contest_of_statistics(contest, "Small statistics: one pair, two neurons", (1, 2, positions), axis)
+    contest_of_statistics(contest, "Small statistics: one pair, two neurons", (1, 2, positions, 1), axis)
 
 
 @pytest.mark.parametrize("positions", [*SMALL[:3], *(pytest.param(size, marks=pytest.mark.full) for size in SMALL[3:])])

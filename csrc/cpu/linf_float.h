@@ -1,5 +1,5 @@
-// The border of the Linf ball in float32 alone: the bits of border_of in math/project.h, for half of its time. Included
-// inside an instruction set's namespace.
+// The border of the Linf ball of float32 and 16-bit elements in float32 alone: the bits of border_of in math/project.h,
+// for half of its time and less. Included inside an instruction set's namespace.
 //
 // Epsilon is a sum of two floats, high + low, and the error of the first addition is kept, so that the exact border is
 // known to about 2^-18 of the last place. Where that does not decide the rounding (one element in many thousands; NaN
@@ -38,6 +38,24 @@ NS_HD __m256 addition_error(__m256 a, __m256 b, __m256 sum) {
   return _mm256_add_ps(_mm256_sub_ps(a, _mm256_sub_ps(sum, part)), _mm256_sub_ps(b, part));
 }
 
+// A float rounded to T, up where `sign_bit` is set and down elsewhere: what leads from the outermost float in the ball
+// to the outermost T.
+template <typename T>
+NS_HD __m256 directed(__m256 x, __m256 sign_bit) {
+  if constexpr (sizeof(T) == 4) {
+    return x;
+  } else if constexpr (__is_same(T, BFloat16)) {
+    // Down is towards zero for what is positive. Else a magnitude that has bits below grows.
+    const __m256i bits = _mm256_castps_si256(x), low = _mm256_set1_epi32(0xffff);
+    const __m256i away = _mm256_srai_epi32(_mm256_castps_si256(_mm256_xor_ps(x, sign_bit)), 31);
+    return _mm256_castsi256_ps(_mm256_andnot_si256(low, _mm256_add_epi32(bits, _mm256_and_si256(away, low))));
+  } else {
+    const __m256 down = _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEG_INF));
+    return _mm256_blendv_ps(down, _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_POS_INF)), sign_bit);
+  }
+}
+
+template <typename T>
 NS_HD Attempt try_border(__m256 moved, __m256 x, const Parted& epsilon) {
   const __m256 sign_bit = _mm256_and_ps(_mm256_sub_ps(moved, x), _mm256_set1_ps(-0.0f));
   const __m256 high = _mm256_xor_ps(epsilon.high, sign_bit), low = _mm256_xor_ps(epsilon.low, sign_bit);
@@ -51,7 +69,25 @@ NS_HD Attempt try_border(__m256 moved, __m256 x, const Parted& epsilon) {
   // Outside: one value back. A little more than half the spacing is subtracted, which rounds to a whole one.
   const __m256 outside = _mm256_cmp_ps(_mm256_xor_ps(beyond, sign_bit), _mm256_setzero_ps(), _CMP_LT_OQ);
   const __m256 back = _mm256_and_ps(_mm256_xor_ps(_mm256_set1_ps(0x1.00001p-24f), sign_bit), outside);
-  return {_mm256_fnmadd_ps(back, size_of(border), border), unsure};
+  return {directed<T>(_mm256_fnmadd_ps(back, size_of(border), border), sign_bit), unsure};
+}
+
+// A step of 16-bit elements, before its rounding to T: that needs no more than a float, except beside the middle of two
+// values of T, which is the float with these bits.
+template <typename T>
+NS_HD Attempt try_step(__m256 adversarial, __m256 sign, const Parted& step) {
+  constexpr int kLost = __is_same(T, BFloat16) ? 16 : 13, kMiddle = 1 << (kLost - 1);
+  const __m256 high = _mm256_mul_ps(sign, step.high), low = _mm256_mul_ps(sign, step.low);
+  const __m256 sum = _mm256_add_ps(adversarial, high);
+  const __m256 moved = _mm256_add_ps(sum, _mm256_add_ps(addition_error(adversarial, high, sum), low));
+  const __m256i past = _mm256_and_si256(_mm256_add_epi32(_mm256_castps_si256(moved), _mm256_set1_epi32(1 - kMiddle)),
+                                        _mm256_set1_epi32((1 << kLost) - 1));
+  __m256 unsure = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(3), past));
+  unsure = _mm256_or_ps(unsure, _mm256_cmp_ps(moved, moved, _CMP_UNORD_Q));
+  // Values of Half that are small lie otherwise.
+  if constexpr (!__is_same(T, BFloat16))
+    unsure = _mm256_or_ps(unsure, _mm256_cmp_ps(size_of(moved), _mm256_set1_ps(0x1p-13f), _CMP_LT_OQ));
+  return {moved, unsure};
 }
 
 NS_HD bool sure(const Attempt& attempt) { return _mm256_movemask_ps(attempt.unsure) == 0; }

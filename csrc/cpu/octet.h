@@ -197,6 +197,7 @@ NS_HD Octet<accumulate_t<T>> load_octet(const T* p) {
   } else {
     Bits8<A> bits = {};
 #if defined(NS_AVX2)
+    if constexpr (!__is_same(T, BFloat16)) return {{{(F32)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p))}}};
     bits.v[0] = (I32)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
 #else
     alignas(64) int32_t words[kOctet];
@@ -212,6 +213,15 @@ NS_HD void store_octet(T* p, const Octet<accumulate_t<T>>& x) {
   if constexpr (sizeof(T) == sizeof(A)) {
     store(p, x);
   } else {
+#if defined(NS_AVX2)
+    if constexpr (!__is_same(T, BFloat16)) {
+      const __m256 v = (__m256)x.v[0].v, sign = _mm256_and_ps(v, _mm256_set1_ps(-0.0f));
+      const __m256 nan = _mm256_or_ps(sign, _mm256_set1_ps(__builtin_nanf("")));  // the one of from_float
+      const __m256 value = _mm256_blendv_ps(v, nan, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+      _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+      return;
+    }
+#endif
     const Bits8<A> bits = bits_of<T>(x);
 #if defined(NS_AVX2)
     const __m256i all = (__m256i)bits.v[0];

@@ -93,14 +93,55 @@ struct Border {
   }
 };
 #if defined(NS_AVX2)
-template <>
-struct Border<float> {
+template <typename T>
+struct BorderInFloats {
   Parted epsilon;
-  explicit Border(const LimitsOf<float>& p) : epsilon(p.epsilon) {}
+  explicit BorderInFloats(const LimitsOf<T>& p) : epsilon(p.epsilon) {}
   NS_HD Floats operator()(const Floats& moved, const Floats& x, const Limits<Floats, Doubles>& p) const {
-    const Attempt attempt = try_border(registers(moved), registers(x), epsilon);
-    return __builtin_expect(epsilon.fit && sure(attempt), 1) ? floats(attempt.value) : border_of<float>(moved, x, p);
+    const Attempt attempt = try_border<T>(registers(moved), registers(x), epsilon);
+    return __builtin_expect(epsilon.fit && sure(attempt), 1) ? floats(attempt.value) : border_of<T>(moved, x, p);
   }
+};
+template <>
+struct Border<float> : BorderInFloats<float> {
+  using BorderInFloats::BorderInFloats;
+};
+template <>
+struct Border<Half> : BorderInFloats<Half> {
+  using BorderInFloats::BorderInFloats;
+};
+template <>
+struct Border<BFloat16> : BorderInFloats<BFloat16> {
+  using BorderInFloats::BorderInFloats;
+};
+#endif
+
+// stepped for a whole call.
+template <typename T>
+struct Step {
+  using A = accumulate_t<T>;
+  explicit Step(const LimitsOf<T>&) {}
+  NS_HD Octet<A> operator()(const Octet<A>& a, const Octet<A>& g, const Limits<Octet<A>, Doubles>& p) const {
+    return stepped<T>(a, g, p);
+  }
+};
+#if defined(NS_AVX2)
+template <typename T>
+struct StepInFloats {
+  Parted size;
+  explicit StepInFloats(const LimitsOf<T>& p) : size(p.step_size) {}
+  NS_HD Floats operator()(const Floats& a, const Floats& g, const Limits<Floats, Doubles>& p) const {
+    const Attempt attempt = try_step<T>(registers(a), registers(sign(g)), size);
+    return __builtin_expect(size.fit && sure(attempt), 1) ? floats(attempt.value) : stepped<T>(a, g, p);
+  }
+};
+template <>
+struct Step<Half> : StepInFloats<Half> {
+  using StepInFloats::StepInFloats;
+};
+template <>
+struct Step<BFloat16> : StepInFloats<BFloat16> {
+  using StepInFloats::StepInFloats;
 };
 #endif
 
@@ -111,13 +152,14 @@ void project(T* adversarial, const T* gradient, const T* origin, int64_t count, 
   constexpr int64_t kBlock = 512;
   alignas(64) T borders[kBlock];
   const auto all = spread<T>(limits);
+  const Step<T> step(limits);
   const Border<T> border_at(limits);
   for (int64_t at = 0; at < count; at += kBlock) {
     const int64_t length = count - at < kBlock ? count - at : kBlock;
     T* const moved = adversarial + at;
     const T* const centre = origin + at;
     by_octets<true>(moved, gradient + at, gradient + at, length,
-                    [&](T* a, const T* g, const T*) { store_octet(a, stepped<T>(load_octet(a), load_octet(g), all)); });
+                    [&](T* a, const T* g, const T*) { store_octet(a, step(load_octet(a), load_octet(g), all)); });
     by_octets<true>(borders, moved, centre, length, [&](T* border, const T* a, const T* x) {
       store_octet(border, border_at(load_octet(a), load_octet(x), all));
     });

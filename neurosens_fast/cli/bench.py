@@ -12,6 +12,8 @@ from .output import print_facts, print_notes, print_table, standard_output
 from .parsing import listed, one_of
 
 MEASURE = "What is measured"
+NOTHING_SELECTED = 5
+"""Exit status of pytest."""
 COMPARE = "Comparing"
 
 
@@ -128,7 +130,7 @@ def run(
         for title in result.titles() if result else ():
             assert result is not None
             print_table(console, title_table(result, title))
-        if status:
+        if status and not (only and status == NOTHING_SELECTED):
             failed.append(name)
     if folder is not None:
         console.print(f"\nwritten to {folder}", soft_wrap=True)

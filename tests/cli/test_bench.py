@@ -37,6 +37,12 @@ def test_a_case_that_computes_something_else_fails_the_command(
     assert "benchmarks of kernels failed" in capsys.readouterr().err
 
 
+def test_a_suite_without_a_case_that_was_asked_for_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "run_suites", lambda *_: iter([("kernels", None, 5)]))
+    assert main(["bench", "--quick", "--only", "words"]) == 0
+    assert main(["bench", "--quick"]) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
