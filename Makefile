@@ -10,6 +10,7 @@ PYTEST_FLAGS ?=
 PARALLEL ?= -n auto --dist worksteal
 CUDA_COMPILE_FLAGS ?=
 BENCH_FLAGS ?=
+export BENCH_FLAGS
 
 BIN := $(VENV)/bin
 PIP := -m pip install -qq --disable-pip-version-check
@@ -127,7 +128,7 @@ gpu-test:  ## the tests on the GPU
 gpu-sanitize:  ## compute-sanitizer memcheck and racecheck
 	$(PYTHON) scripts/gpu.py sanitize --results '$(RESULTS_DIR)'
 gpu-bench:  ## the benchmarks on the GPU; BENCH_FLAGS as above
-	BENCH_FLAGS='$(BENCH_FLAGS)' $(PYTHON) scripts/gpu.py bench --results '$(RESULTS_DIR)'
+	$(PYTHON) scripts/gpu.py bench --results '$(RESULTS_DIR)'
 
 clean:  ## remove what was built, keep the environments
 	rm -rf build dist demo-output neurosens_fast.egg-info neurosens_fast/_C.*.so $(VENV)/.extension $(VENV)/.installed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -32,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--shape", action="append", type=lambda text: parsed_shapes(text)[0], help="instead of SHAPES")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if threads := config.getoption("--threads"):
+        torch.set_num_threads(threads)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """``device`` and ``shape`` come from the command line; a module states ``SHAPES`` and ``QUICK_SHAPES``."""
     option = metafunc.config.getoption
@@ -49,14 +53,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = [item for item in items if item.get_closest_marker("full") is None]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.config.getoption("--threads") or before)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def _gradient_of(operator: Any, *arguments: Any) -> Any:
     """What a backward operator returns. It has no gradient of its own, and without ``create_graph`` nobody asks for
     one: it is then called below autograd, whose way through Python takes longer than a small layer.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return operator(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)

@@ -1,5 +1,5 @@
-// The border of the Linf ball of float32 and 16-bit elements in float32 alone: the bits of border_of in math/project.h,
-// for half of its time and less. Included inside an instruction set's namespace.
+// The border of the Linf ball of float32 and 16-bit elements in float32 alone: the bits of border_of in math/project.h
+// but for the sign of a zero, for half of its time and less. Included inside an instruction set's namespace.
 //
 // Epsilon is a sum of two floats, high + low, and the error of the first addition is kept, so that the exact border is
 // known to about 2^-18 of the last place. Where that does not decide the rounding (one element in many thousands; NaN

@@ -20,8 +20,8 @@ WORSE, BETTER, SAME = "slower", "faster", "same"
 class Change:
     """One case in both results.
 
-    ``before`` and ``after`` are of the quantity that is compared: ours over a floor or the eager rival of the same run
-    where the case has one, so that a faster machine changes nothing; else seconds.
+    ``before`` and ``after`` are of the quantity that is compared: ours over the first rival of the same run where the
+    case has one, which is no code of this package, so that a faster machine changes nothing; else seconds.
     """
 
     suite: str
@@ -63,12 +63,13 @@ def _rows(results: Results) -> dict[tuple[str, ...], tuple[str, Row]]:
     return {(suite, *row.key): (suite, row) for suite, result in results.suites.items() for row in result.rows}
 
 
+def _threads(results: Results) -> set[int]:
+    return {roof.threads for result in results.suites.values() for roof in result.roofs.values()}
+
+
 def _quantities(before: Row, after: Row) -> Iterator[tuple[str, Ratio, Ratio]]:
-    """What can be compared, the steadiest first."""
-    for floor in before.floors:
-        if floor in after.floors:
-            yield floor, before.cost(floor), after.cost(floor)
-    for rival in before.rivals:
+    """What can be compared."""
+    for rival in before.rivals[:1]:
         if rival in after.rivals:
             yield rival, before.cost(rival), after.cost(rival)
     yield "seconds", before.spread(), after.spread()
@@ -77,8 +78,10 @@ def _quantities(before: Row, after: Row) -> Iterator[tuple[str, Ratio, Ratio]]:
 def compare(before: Results, after: Results, absolute: bool = False) -> Comparison:
     """Compare results. ``absolute`` takes seconds even where a quotient of the same run is there.
 
-    Raises ``ValueError`` where they have no case in common.
+    Raises ``ValueError`` where they have no case in common, or where one was measured quickly.
     """
+    if any(result.quick for results in (before, after) for result in results.suites.values()):
+        raise ValueError("one of the results was measured with --quick, whose times say nothing")
     first, second = _rows(before), _rows(after)
     changes = []
     for key, (suite, row) in first.items():
@@ -90,6 +93,7 @@ def compare(before: Results, after: Results, absolute: bool = False) -> Comparis
     only_before = tuple(", ".join(key) for key in first if key not in second)
     only_after = tuple(", ".join(key) for key in second if key not in first)
     same = all(before.environment.get(part) == after.environment.get(part) for part in ("cpu", "gpu"))
+    same = same and _threads(before) == _threads(after)
     return Comparison(tuple(changes), only_before, only_after, same)
 
 
@@ -113,7 +117,7 @@ def comparison_table(comparison: Comparison, threshold: float = THRESHOLD) -> Ta
     for count, where in ((len(comparison.only_before), "A"), (len(comparison.only_after), "B")):
         note += f" {count} in {where} only." if count else ""
     if not comparison.same_machine:
-        note += " The machines differ."
+        note += " The machines, or their threads, differ."
     return Table(
         "B against A", ("suite", "case", "device", "measure", "A", "B", "B / A"), rows, frozenset((4, 5, 6)), note
     )

@@ -14,8 +14,9 @@ from .tables import roof_table, title_table
 
 PAGE = "README.md"
 READING = (
-    "Every case first checks that all sides compute the same thing. Then they run in turn in one process, round by "
-    'round: "eager / ours" says how many times faster ours is, "ours / plain read" how many times longer it takes '
+    "Every case first checks that ours computes what plain PyTorch computes. Then all sides run in turn in one "
+    'process, round by round: "eager / ours" says how many times faster ours is, "ours / plain read" how many times '
+    "longer it takes "
     'than something that does less. "Of the roof" is the shortest time for the bytes and operations of the '
     'operator\'s model, at the rates measured in the same run, over the time it took; "bound by" which of the two '
     "that is. An arithmetic operation other than a fused multiply-add uses half of what the roof counts. Peak MB is "

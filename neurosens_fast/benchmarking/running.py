@@ -39,6 +39,11 @@ class Choice:
     only: str | None = None
     quiet: bool = False
 
+    @property
+    def partial(self) -> bool:
+        """Whether some cases of a suite are left out."""
+        return bool(self.only or self.shapes)
+
     def arguments(self) -> list[str]:
         """The options of ``benchmarks/conftest.py``."""
         found = [f"--device={device}" for device in self.devices]
@@ -72,6 +77,15 @@ def cases_folder() -> Path:
     raise FileNotFoundError(f"the benchmarks are neither beside {package} nor in it; run from a checkout")
 
 
+def default_devices() -> tuple[str, ...]:
+    """The devices that cases run on where none is named."""
+    import torch
+
+    from neurosens_fast import _C
+
+    return ("cpu", "cuda") if _C.build_info()["cuda"] and torch.cuda.is_available() else ("cpu",)
+
+
 def results_folder(devices: Sequence[str]) -> Path:
     """Where results go by default: ``DATE-MACHINE`` in ``benchmarks/results/`` of a checkout, or below here."""
     cases = cases_folder()
@@ -98,9 +112,9 @@ def run_suites(choice: Choice, folder: Path | None) -> Iterator[tuple[str, Suite
     """Run one suite after the other; yields its name, what it found and pytest's exit status.
 
     After each, ``folder`` holds all that was found so far; other suites that were there stay. Raises ``ValueError``
-    where it holds results of another machine or version.
+    where it holds something else, or results that do not go with these.
     """
-    results = _earlier(folder)
+    results = _earlier(folder, choice)
     for suite in choice.suites:
         result, status = run_suite(choice, suite)
         if result is not None and result.rows:
@@ -110,15 +124,28 @@ def run_suites(choice: Choice, folder: Path | None) -> Iterator[tuple[str, Suite
         yield suite, result, status
 
 
-def _earlier(folder: Path | None) -> Results:
+def _earlier(folder: Path | None, choice: Choice) -> Results:
     here = Results(machine())
-    if folder is None or not (folder / FILE).exists():
+    if folder is None:
+        return here
+    if not (folder / FILE).exists():
+        if (folder / report.PAGE).exists():
+            raise ValueError(f"{folder} has a {report.PAGE} that is no benchmark result's; choose another --out")
         return here
     there = Results.load(folder)
     apart = sorted(key for key in here.environment if here.environment[key] != there.environment.get(key))
     if apart:
         raise ValueError(
             f"{folder} holds results of another machine or version ({', '.join(apart)} differ); choose another --out"
+        )
+    if any(suite.quick != choice.quick for suite in there.suites.values()):
+        raise ValueError(
+            f"{folder} holds results measured {'in full' if choice.quick else 'quickly'}; choose another --out"
+        )
+    whole = sorted(set(choice.suites) & set(there.suites))
+    if choice.partial and whole:
+        raise ValueError(
+            f"{folder} holds results of {', '.join(whole)}, which a part would replace; choose another --out"
         )
     return there
 

@@ -74,7 +74,7 @@ def run(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for the results. Default: benchmarks/results/DATE-MACHINE; with --quick none.",
+            help="Folder for the results. Default: benchmarks/results/DATE-MACHINE; of quick runs and parts none.",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -101,7 +101,14 @@ def run(
     """
     if compare is not None:
         return _compare(*compare, absolute=absolute)
-    from neurosens_fast.benchmarking.running import SUITES, Choice, parsed_shapes, results_folder, run_suites
+    from neurosens_fast.benchmarking.running import (
+        SUITES,
+        Choice,
+        default_devices,
+        parsed_shapes,
+        results_folder,
+        run_suites,
+    )
     from neurosens_fast.benchmarking.tables import title_table
     from neurosens_fast.support.packages import import_package
 
@@ -123,19 +130,22 @@ def run(
         only,
         quiet,
     )
-    folder = out if out is not None or quick else results_folder(devices)
+    folder = out if out is not None or quick or choice.partial else results_folder(devices or default_devices())
     console = standard_output(quiet)
-    failed = []
+    failed, measured = [], False
     for name, result, status in run_suites(choice, folder):
+        measured = measured or result is not None
         for title in result.titles() if result else ():
             assert result is not None
             print_table(console, title_table(result, title))
         if status and not (only and status == NOTHING_SELECTED):
             failed.append(name)
-    if folder is not None:
+    if folder is not None and measured:
         console.print(f"\nwritten to {folder}", soft_wrap=True)
     if failed:
         raise RuntimeError(f"benchmarks of {', '.join(failed)} failed; the lines above say where")
+    if not measured:
+        raise ValueError(f"no case is called {only!r}; pytest --collect-only lists them")
 
 
 def _check_device(device: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,22 @@ def test_results_of_another_machine_are_left_alone(cases: Path, tmp_path: Path) 
     with pytest.raises(ValueError, match=r"another machine or version \(cpu differ\); choose another --out"):
         next(run_suites(Choice(("kernels",), quick=True), tmp_path))
     assert Results.load(tmp_path).environment["cpu"]["model"] == "another"
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(cases: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"has a README\.md that is no benchmark result's; choose another --out"):
+        next(run_suites(Choice(("kernels",), quick=True), tmp_path))
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_a_part_does_not_replace_a_whole_suite_and_quick_does_not_join_full(cases: Path, tmp_path: Path) -> None:
+    quick = Choice(("kernels",), ("cpu",), quick=True)
+    next(run_suites(quick, tmp_path))
+    with pytest.raises(ValueError, match="results of kernels, which a part would replace"):
+        next(run_suites(replace(quick, only="made"), tmp_path))
+    with pytest.raises(ValueError, match="measured quickly; choose another --out"):
+        next(run_suites(replace(quick, quick=False), tmp_path))
 
 
 def test_cases_that_a_choice_leaves_out_do_not_run(cases: Path) -> None:

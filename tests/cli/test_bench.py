@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,11 +23,18 @@ def test_a_kernel_is_measured_at_a_shape_that_was_typed(tmp_path: Path, capfd: p
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "results.json"]
 
 
-def test_a_quick_run_keeps_nothing_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        running, "run_suites", lambda choice, folder: iter([("kernels", None, 0 if folder is None else 1)])
-    )
-    assert main(["bench", "--quick", "--suite", "kernels"]) == 0
+@pytest.mark.parametrize("words", [["--quick"], ["--only", "words"], ["--shapes", "2x3"]])
+def test_quick_runs_and_parts_keep_nothing_unless_asked(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+
+    def found(choice: running.Choice, folder: Path | None) -> Any:
+        folders.append(folder)
+        return iter([("kernels", suite(row()), 0)])
+
+    monkeypatch.setattr(running, "run_suites", found)
+    assert main(["bench", "--suite", "kernels", *words]) == 0
+    assert main(["bench", "--suite", "kernels"]) == 0
+    assert folders == [None, running.results_folder(())]
 
 
 def test_a_case_that_computes_something_else_fails_the_command(
@@ -38,9 +46,17 @@ def test_a_case_that_computes_something_else_fails_the_command(
 
 
 def test_a_suite_without_a_case_that_was_asked_for_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "run_suites", lambda *_: iter([("kernels", None, 5)]))
+    monkeypatch.setattr(running, "run_suites", lambda *_: iter([("kernels", None, 5), ("audit", suite(row()), 0)]))
     assert main(["bench", "--quick", "--only", "words"]) == 0
     assert main(["bench", "--quick"]) == 1
+
+
+def test_words_that_no_case_has_are_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(running, "run_suites", lambda *_: iter([("kernels", None, 5)]))
+    assert main(["bench", "--only", "wrods"]) == 2
+    captured = capsys.readouterr()
+    assert "no case is called 'wrods'" in captured.err
+    assert "written" not in captured.out
 
 
 @pytest.mark.parametrize(
