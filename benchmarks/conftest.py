@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from neurosens_fast import _C
 from neurosens_fast.benchmarking.contest import Contest, Recorder
 from neurosens_fast.benchmarking.report import suite_text
 from neurosens_fast.benchmarking.results import SuiteResult
-from neurosens_fast.benchmarking.running import PART, parsed_shapes
+from neurosens_fast.benchmarking.running import PART, default_devices, parsed_shapes
 
-DEVICES = ["cpu"] + (["cuda"] if _C.build_info()["cuda"] and torch.cuda.is_available() else [])
+DEVICES = default_devices()
 _recorders: dict[str, Recorder] = {}
 
 
@@ -71,7 +70,7 @@ def contest(request: pytest.FixtureRequest, benchmark: Any, device: str) -> Cont
     return Contest(recorder, benchmark, device)
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the tables as Markdown, or write the rows of the one suite for the process that asked for them."""
     found = [
         SuiteResult(suite, str(date.today()), recorder.quick, recorder.roofs, tuple(recorder.rows))

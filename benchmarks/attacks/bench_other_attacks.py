@@ -16,8 +16,8 @@ import torch
 from neurosens_fast.attacks import APGD, FGSM, MIFGSM, Attack
 from neurosens_fast.benchmarking.contest import NOT_INSTALLED, Contest, Side
 
+from ..networks import channels_last, full_float32, subject
 from .checks import no_weaker, same_images
-from .networks import channels_last, full_float32, subject
 from .plain import ALPHA, EPS, AttackFunction, of_torchattacks, plain_mifgsm, plain_pgd
 
 BATCH = {"cpu": 8, "cuda": 256}

@@ -19,8 +19,8 @@ from neurosens_fast.attacks import PGD
 from neurosens_fast.benchmarking.contest import NOT_INSTALLED, NOT_RUN, Contest, Side
 from neurosens_fast.benchmarking.roof import Work
 
+from ..networks import channels_last, compiled_for_images, flops, full_float32, has_bfloat16, subject
 from .checks import as_strong, same_images, same_share
-from .networks import channels_last, compiled_for_images, flops, full_float32, has_bfloat16, subject
 from .plain import (
     ALPHA,
     EPS,

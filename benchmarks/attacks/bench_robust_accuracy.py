@@ -26,8 +26,8 @@ from neurosens_fast.data import digits
 from neurosens_fast.demo import train_digits
 from neurosens_fast.models import DigitsCNN
 
+from ..networks import channels_last, subject
 from .checks import same_share
-from .networks import channels_last, subject
 from .plain import (
     AttackFunction,
     dropping_pgd,

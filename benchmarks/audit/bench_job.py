@@ -31,8 +31,8 @@ from neurosens_fast.benchmarking.roof import Work
 from neurosens_fast.capture import select_layers
 from neurosens_fast.models import load_model
 
-from ..attacks.networks import channels_last, compiled_for_images, flops, full_float32, with_statistics
 from ..attacks.plain import ALPHA, EPS, plain_pgd
+from ..networks import channels_last, compiled_for_images, flops, full_float32, with_statistics
 from .plain import Totals, plain_audit, sensitivity_of
 
 STEPS = 3

@@ -31,7 +31,7 @@ from neurosens_fast.folding import FusedTaps, NotTraced, PrivateCopy
 from neurosens_fast.models import load_model
 from neurosens_fast.statistics import PairStatistics
 
-from ..attacks.networks import channels_last, flops, full_float32, with_statistics
+from ..networks import channels_last, flops, full_float32, with_statistics
 from .plain import Totals, same_statistics, sensitivity_of
 
 FLOAT32, BFLOAT16 = {"cpu": 1e-3, "cuda": 5e-3}, 0.1

@@ -13,19 +13,19 @@ noise, which changes no time. The operations are those of its forwards.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from neurosens_fast.benchmarking.contest import NOT_RUN, Contest, Side, agreement, compiled
 from neurosens_fast.benchmarking.roof import Work
 from neurosens_fast.explorer.reference import activation_swap_loop, pixel_swap_loop
 from neurosens_fast.explorer.swaps import activation_swap, pixel_swap
 from neurosens_fast.models import load_model
+
+from ..networks import flops, in_channels_last
 
 Both = tuple[Tensor, Tensor]
 ACTIVATIONS = [(128, 512, 10), (128, 512, 100), (8, 1024, 1000)]
@@ -106,7 +106,7 @@ def bench_pixel_swap(device: str, contest: Contest) -> None:
     with torch.no_grad():
         model(torch.rand(4 if contest.quick else 64, 3, 32, 32, device=device))
     model.eval()
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = in_channels_last(model)
     last_pair = [half.contiguous(memory_format=torch.channels_last) for half in (benign, adversarial)]
     masks = torch.rand(images, sets, 32, 32, device=device) < 0.2
     labels, others = torch.randint(10, (2, images), device=device)
@@ -121,8 +121,6 @@ def bench_pixel_swap(device: str, contest: Contest) -> None:
     def batches() -> Both:
         return batched_pixel_swap(model, benign, adversarial, masks, labels, others)
 
-    with FlopCounterMode(display=False) as counter:
-        batches()
     rounding = 1e-3 if device == "cpu" else 2e-2  # on CUDA convolutions may take TF32
     wanted = loop()
     agreement(batches(), wanted, rounding)
@@ -138,7 +136,7 @@ def bench_pixel_swap(device: str, contest: Contest) -> None:
             ),
         },
         agreed=agreement(ours(), wanted, rounding),
-        work=Work(flops=counter.get_total_flops()),
+        work=Work(flops=flops(batches)),
         memory=("ours", "batches"),
         seconds=15.0,
     )

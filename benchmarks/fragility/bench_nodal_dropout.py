@@ -13,7 +13,6 @@ statistics of the images; of a trained one more channels are zero, and are not r
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,7 +30,7 @@ from neurosens_fast.fragility.place import Place, find_place
 from neurosens_fast.fragility.report import FragilityReport
 from neurosens_fast.models import load_model
 
-from .operations import flops
+from ..networks import channels_last, flops
 
 IMAGES, BATCH = 1000, 125
 ROUNDING = {"cpu": 1e-4, "cuda": 1e-2}
@@ -126,8 +125,7 @@ def bench_nodal_dropout(case: Case, device: str, contest: Contest) -> None:
     images = torch.rand(max(count, of_loop), *SHAPES_OF[case.model], device=device)
     labels = torch.randint(0, 10, (len(images),), device=device)
     model = network(case.model, images[:64])
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    last_images = images.contiguous(memory_format=torch.channels_last)
+    last, last_images = channels_last(model, images)
     place = find_place(model, case.layer, "after_norm", images[:3])
     split = SplitDropped(model, place, images[:3], None)
     agreed = check_equal(model, place, split, images[:32], labels[:32])

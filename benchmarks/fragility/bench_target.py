@@ -8,7 +8,6 @@ the histogram, the same by class, and the mean relative change are taken.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from neurosens_fast.benchmarking.roof import Work
 from neurosens_fast.fragility import target
 from neurosens_fast.models import load_model
 
-from .operations import flops
+from ..networks import flops, in_channels_last
 
 IMAGES, BATCH = 1000, 125
 LAYER, NORM = "conv2", "bn2"
@@ -48,7 +47,7 @@ def bench_target(device: str, contest: Contest) -> None:
     adversarial = (images + 0.1 * torch.randn_like(images).sign()).clamp(0, 1)
     labels = torch.randint(0, 10, (count,), device=device)
     model = load_model("mnist-cnn").to(device)
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = in_channels_last(model)
     last_pair = [half.contiguous(memory_format=torch.channels_last) for half in (images, adversarial)]
 
     def noise(model: nn.Module, eps: float) -> Any:

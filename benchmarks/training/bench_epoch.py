@@ -27,9 +27,9 @@ from neurosens_fast.models import load_model
 from neurosens_fast.training import METHODS, DeviceLoader, Epoch, Settings, fit
 from neurosens_fast.training.step import Step
 
-from ..attacks.networks import has_bfloat16
 from ..attacks.plain import plain_pgd
-from .plain import Batch, in_bfloat16, in_channels_last, operations, plain_epoch, plain_optimizer
+from ..networks import has_bfloat16, in_channels_last
+from .plain import Batch, in_bfloat16, operations, plain_epoch, plain_optimizer
 
 EPS, STEPS = 8 / 255, 10
 PRECISIONS = ("float32", "bfloat16")

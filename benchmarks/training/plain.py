@@ -9,9 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from neurosens_fast.training import Settings
+
+from ..networks import flops
 
 Attack = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -66,11 +67,6 @@ def plain_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Ite
     return float(torch.stack(losses).sum()) / sum(counts)
 
 
-def in_channels_last(model: nn.Module) -> nn.Module:
-    """A copy with its weights in the memory format in which convolutions may be faster."""
-    return copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
 def in_bfloat16(model: nn.Module, device: str) -> nn.Module:
     """The same model, with its forward under autocast."""
     model.forward = torch.autocast(device, dtype=torch.bfloat16)(model.forward)
@@ -84,6 +80,4 @@ def operations(model: nn.Module, images: Tensor, steps: int) -> int:
     has ``steps`` forwards with the first alone, the update one with both, of twice as many images.
     """
     own = copy.deepcopy(model).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        own(images)
-    return int(counter.get_total_flops()) * (2 * steps + 2 * 3)
+    return flops(lambda: own(images)) * (2 * steps + 2 * 3)

@@ -137,6 +137,15 @@ struct Bits8 {
   M v[Octet<A>::kCount];
 };
 
+#if defined(NS_AVX2)
+// Rounded to Half; NaN becomes the one of from_float.
+NS_HD __m128i halves_of(__m256 x) {
+  const __m256 nan = _mm256_or_ps(_mm256_and_ps(x, _mm256_set1_ps(-0.0f)), _mm256_set1_ps(__builtin_nanf("")));
+  const __m256 value = _mm256_blendv_ps(x, nan, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT);
+}
+#endif
+
 template <typename T, typename A = accumulate_t<T>>
 NS_HD Bits8<A> bits_of(const Octet<A>& x) {
   Bits8<A> bits = {};
@@ -149,9 +158,7 @@ NS_HD Bits8<A> bits_of(const Octet<A>& x) {
       to = ((word + 0x7fff + ((word >> 16) & 1)) >> 16) & 0xffff;
     } else {
 #if defined(NS_AVX2)
-      const __m128i halves = _mm256_cvtps_ph((__m256)x.v[i].v, _MM_FROUND_TO_NEAREST_INT);
-      const I32 word = (I32)_mm256_cvtepu16_epi32(halves), magnitude = word & 0x7fff;
-      to = choose((word & 0x8000) | 0x7e00, word, (I32)(magnitude > 0x7c00));  // NaN: the one of from_float
+      to = (I32)_mm256_cvtepu16_epi32(halves_of((__m256)x.v[i].v));
 #else
       alignas(64) float values[kWidth<float>];
       alignas(64) int32_t words[kWidth<float>];
@@ -215,10 +222,7 @@ NS_HD void store_octet(T* p, const Octet<accumulate_t<T>>& x) {
   } else {
 #if defined(NS_AVX2)
     if constexpr (!__is_same(T, BFloat16)) {
-      const __m256 v = (__m256)x.v[0].v, sign = _mm256_and_ps(v, _mm256_set1_ps(-0.0f));
-      const __m256 nan = _mm256_or_ps(sign, _mm256_set1_ps(__builtin_nanf("")));  // the one of from_float
-      const __m256 value = _mm256_blendv_ps(v, nan, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-      _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+      _mm_storeu_si128((__m128i*)p, halves_of((__m256)x.v[0].v));
       return;
     }
 #endif

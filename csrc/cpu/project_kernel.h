@@ -84,7 +84,7 @@ NS_HD Limits<Octet<accumulate_t<T>>, Doubles> spread(const LimitsOf<T>& p) {
 }
 
 // border_of for a whole call.
-template <typename T>
+template <typename T, bool kSmall = sizeof(T) <= 4>
 struct Border {
   using A = accumulate_t<T>;
   explicit Border(const LimitsOf<T>&) {}
@@ -94,30 +94,18 @@ struct Border {
 };
 #if defined(NS_AVX2)
 template <typename T>
-struct BorderInFloats {
+struct Border<T, true> {
   Parted epsilon;
-  explicit BorderInFloats(const LimitsOf<T>& p) : epsilon(p.epsilon) {}
+  explicit Border(const LimitsOf<T>& p) : epsilon(p.epsilon) {}
   NS_HD Floats operator()(const Floats& moved, const Floats& x, const Limits<Floats, Doubles>& p) const {
     const Attempt attempt = try_border<T>(registers(moved), registers(x), epsilon);
     return __builtin_expect(epsilon.fit && sure(attempt), 1) ? floats(attempt.value) : border_of<T>(moved, x, p);
   }
 };
-template <>
-struct Border<float> : BorderInFloats<float> {
-  using BorderInFloats::BorderInFloats;
-};
-template <>
-struct Border<Half> : BorderInFloats<Half> {
-  using BorderInFloats::BorderInFloats;
-};
-template <>
-struct Border<BFloat16> : BorderInFloats<BFloat16> {
-  using BorderInFloats::BorderInFloats;
-};
 #endif
 
 // stepped for a whole call.
-template <typename T>
+template <typename T, bool kSmall = sizeof(T) == 2>
 struct Step {
   using A = accumulate_t<T>;
   explicit Step(const LimitsOf<T>&) {}
@@ -127,21 +115,13 @@ struct Step {
 };
 #if defined(NS_AVX2)
 template <typename T>
-struct StepInFloats {
+struct Step<T, true> {
   Parted size;
-  explicit StepInFloats(const LimitsOf<T>& p) : size(p.step_size) {}
+  explicit Step(const LimitsOf<T>& p) : size(p.step_size) {}
   NS_HD Floats operator()(const Floats& a, const Floats& g, const Limits<Floats, Doubles>& p) const {
     const Attempt attempt = try_step<T>(registers(a), registers(sign(g)), size);
     return __builtin_expect(size.fit && sure(attempt), 1) ? floats(attempt.value) : stepped<T>(a, g, p);
   }
-};
-template <>
-struct Step<Half> : StepInFloats<Half> {
-  using StepInFloats::StepInFloats;
-};
-template <>
-struct Step<BFloat16> : StepInFloats<BFloat16> {
-  using StepInFloats::StepInFloats;
 };
 #endif
 

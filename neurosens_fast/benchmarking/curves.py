@@ -73,14 +73,13 @@ def _panel(place: Axes, title: str, rows: Sequence[Row]) -> None:
 
     axis = rows[0].axis
     assert axis is not None
-    names = dict.fromkeys(name for row in rows for name in row.seconds)
-    for name in names:
+    for name in dict.fromkeys(name for row in rows for name in row.seconds):
         points = [
             (row.axis.value, row.median(name) / row.axis.amount) for row in rows if row.axis and name in row.seconds
         ]
         style = {"linewidth": 2.2, "zorder": 3} if name == OURS else {"linewidth": 1.2}
         place.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name, **style)  # type: ignore[arg-type]
-    place.set_xscale("log", base=2 if axis.value and max(row.axis.value for row in rows if row.axis) <= 64 else 10)
+    place.set_xscale("log")
     place.set_yscale("log")
     places = [row.axis.value for row in rows if row.axis]
     place.set_xticks(places, [f"{value:,.0f}" for value in places])

@@ -35,10 +35,11 @@ def suite_text(result: SuiteResult) -> str:
     for title in result.titles():
         table = title_table(result, title)
         parts += [f"### {title}", table_text(table), table.note]
-    notes = [f"- {name}: {note}." for name, rows in curves(result).items() if (note := crossover_note(rows))]
+    found = curves(result)
+    notes = [f"- {name}: {note}." for name, rows in found.items() if (note := crossover_note(rows))]
     if notes:
         parts.append("\n".join(notes))
-    if curves(result):
+    if found:
         parts.append(f"![scaling curves]({picture_name(result.suite)})")
     roof = roof_table(result)
     parts += [f"### {roof.title}", table_text(roof), roof.note]

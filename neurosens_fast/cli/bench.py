@@ -83,7 +83,7 @@ def run(
     """How fast is it here, against what, and how far from what the machine can do?
 
     Runs the benchmarks, which need pytest and pytest-benchmark. Every case first
-    checks that both sides compute the same thing; then they run in turn in one
+    checks that ours computes what plain PyTorch does; then all run in turn in one
     process: this package, eager PyTorch, torch.compile of it, and torchattacks
     and foolbox where they are installed. The roof (reading, copying, multiplying)
     is measured in the same run. Leave the machine alone meanwhile. With --out:
@@ -149,12 +149,9 @@ def run(
 
 
 def _check_device(device: str) -> None:
-    import torch
+    from neurosens_fast.benchmarking.running import default_devices
 
-    from neurosens_fast import _C
-
-    one_of(device, ("cpu", "cuda"), "device")
-    if device == "cuda" and not (torch.cuda.is_available() and _C.build_info()["cuda"]):
+    if one_of(device, ("cpu", "cuda"), "device") not in default_devices():
         raise ValueError("there is no GPU here that this build can use; neurosens-fast env says what was built")
 
 

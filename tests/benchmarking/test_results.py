@@ -9,14 +9,14 @@ import pytest
 
 from neurosens_fast.benchmarking import report
 from neurosens_fast.benchmarking.curves import crossover, curves
-from neurosens_fast.benchmarking.results import FILE, Axis, Results, machine
+from neurosens_fast.benchmarking.results import FILE, Axis, Results, Row, machine
 from neurosens_fast.benchmarking.roof import Work
 from neurosens_fast.benchmarking.tables import duration, roof_table, title_table
 
 from .made import results, row, suite
 
 
-def small(elements: int, ours: float, eager: float = 1.0) -> object:
+def small(elements: int, ours: float, eager: float = 1.0) -> Row:
     return row("Small", "2x", ours, eager, axis=Axis("elements", elements, "call", 1))
 
 
@@ -96,12 +96,12 @@ def test_the_roof_is_shown() -> None:
 
 def test_the_crossover_is_the_largest_size_at_which_the_rival_wins() -> None:
     rows = [small(1, 3.0), small(10, 2.0), small(100, 0.5)]
-    assert crossover(rows, "eager") == 10  # type: ignore[arg-type]
-    assert crossover(rows[2:], "eager") is None  # type: ignore[arg-type]
+    assert crossover(rows, "eager") == 10
+    assert crossover(rows[2:], "eager") is None
 
 
 def test_the_page_names_crossovers_and_shows_the_curves(tmp_path: Path) -> None:
-    result = suite(small(100, 0.5), small(1, 3.0), small(10, 2.0), name="scaling")  # type: ignore[arg-type]
+    result = suite(small(100, 0.5), small(1, 3.0), small(10, 2.0), name="scaling")
     assert [row.axis.value for row in curves(result)["Small"] if row.axis] == [1, 10, 100]
     report.save(results(result), tmp_path)
     page = (tmp_path / "README.md").read_text()

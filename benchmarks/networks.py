@@ -1,4 +1,4 @@
-"""The networks that are attacked and audited, and what they cost."""
+"""Networks that the suites run, in the layouts in which they run them, and what they cost."""
 
 from __future__ import annotations
 
@@ -49,10 +49,14 @@ def subject(device: str, count: int, quick: bool) -> tuple[str, nn.Module, Tenso
         return name, model, images, model(images).argmax(1)
 
 
+def in_channels_last(model: nn.Module) -> nn.Module:
+    """A copy with its weights in the memory format in which convolutions may be faster."""
+    return copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 def channels_last(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     """Copies of both in that layout."""
-    other: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return other, images.contiguous(memory_format=torch.channels_last)
+    return in_channels_last(model), images.contiguous(memory_format=torch.channels_last)
 
 
 def compiled_for_images(model: nn.Module, *, run: bool) -> nn.Module | None:
