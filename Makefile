@@ -9,18 +9,22 @@ PYTEST_FLAGS ?=
 # Tests run in one process per core, each with one thread of torch.
 PARALLEL ?= -n auto --dist worksteal
 CUDA_COMPILE_FLAGS ?=
+PACKAGE_FLAGS ?=
 BENCH_FLAGS ?=
 export BENCH_FLAGS
 
 BIN := $(VENV)/bin
 PIP := -m pip install -qq --disable-pip-version-check
 FAST := not slow and not peer and not browser
+SLOW := slow and not peer and not browser
+# The files with tests of a mark: collecting all others takes long.
+marked = $(shell grep -rl --include='*.py' 'mark\.$(1)' tests)
 CXX_SOURCES := $(shell find csrc -type f 2>/dev/null)
 FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build install test oldest test-oldest test-peer test-browser bench lint format cuda-compile package \
+.PHONY: help demo build install test test-slow emulation oldest test-oldest test-peer test-browser bench lint format cuda-compile package \
         env gpu gpu-build gpu-test gpu-sanitize gpu-bench clean distclean FORCE
 
 help:  ## list the targets
@@ -44,9 +48,14 @@ $(VENV)/.extension: $(VENV)/.tools $(VENV)/.settings setup.py build_config.py py
 	$(BIN)/python setup.py -q egg_info build_ext --inplace
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.tools pyproject.toml constraints.txt | $(VENV)/.extension
-	@echo 'installing the package and what it needs into $(VENV)'
-	$(BIN)/python $(PIP) -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+$(VENV)/.requirements: $(VENV)/.tools pyproject.toml constraints.txt scripts/requirements.py
+	@echo 'installing what the package needs into $(VENV)'
+	$(BIN)/python scripts/requirements.py $(subst $(COMMA), ,$(EXTRAS)) >$(VENV)/requirements.txt
+	$(BIN)/python $(PIP) -c constraints.txt -r $(VENV)/requirements.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.requirements | $(VENV)/.extension
+	$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 build: $(VENV)/.extension  ## compile the extension
@@ -63,13 +72,19 @@ env: install  ## print what a bug report needs
 test: install  ## the fast tests
 	$(BIN)/python -m pytest -q $(PARALLEL) -m '$(FAST)' $(PYTEST_FLAGS)
 
+test-slow: install  ## the tests that take long: whole commands, training runs, torchrun
+	$(BIN)/python -m pytest -q $(PARALLEL) -m '$(SLOW)' $(PYTEST_FLAGS) $(call marked,slow)
+
+emulation: install  ## compile the CUDA kernels for the CPU, as tests do that need them
+	$(BIN)/python -m tests.emulation.harness
+
 $(VENV)/.peers: $(VENV)/.installed constraints-peers.txt
 	@echo 'installing torchattacks, foolbox and pyautoattack into $(VENV)'
 	$(BIN)/python $(PIP) --no-deps -r constraints-peers.txt
 	@touch $@
 
 test-peer: install $(VENV)/.peers  ## the attacks against torchattacks, foolbox and AutoAttack
-	$(BIN)/python -m pytest -q $(PARALLEL) -m peer $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q $(PARALLEL) -m peer $(PYTEST_FLAGS) $(call marked,peer)
 
 $(VENV)/.browser: $(VENV)/.installed constraints.txt
 	@sh scripts/chromium.sh >/dev/null
@@ -79,7 +94,7 @@ $(VENV)/.browser: $(VENV)/.installed constraints.txt
 
 test-browser: install $(VENV)/.browser  ## the page of explore, in Chromium
 	@sh scripts/chromium.sh >/dev/null
-	$(BIN)/python -m pytest -q $(PARALLEL) -m browser $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q $(PARALLEL) -m browser $(PYTEST_FLAGS) $(call marked,browser)
 
 bench: install $(VENV)/.peers  ## the benchmarks; BENCH_FLAGS="--suite kernels" and the like choose
 	$(BIN)/neurosens-fast bench $(BENCH_FLAGS)
@@ -95,11 +110,11 @@ format: install  ## reformat the sources
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(FORMATTED)
 
-cuda-compile: install  ## compile the CUDA kernels for every architecture; warnings and spills fail
+cuda-compile: $(VENV)/.tools  ## compile the CUDA kernels for every architecture; warnings and spills fail
 	$(BIN)/python scripts/cuda_compile.py $(CUDA_COMPILE_FLAGS)
 
-package: install  ## build sdist and wheel, and try the wheel outside the checkout
-	PYTHON='$(BIN)/python' sh scripts/package.sh
+package: install  ## build sdist and wheel, and try the wheel outside the checkout; PACKAGE_FLAGS=--cpu without CUDA
+	PYTHON='$(BIN)/python' sh scripts/package.sh $(PACKAGE_FLAGS)
 
 $(OLDEST)/.installed: constraints.txt constraints-oldest.txt pyproject.toml scripts/requirements.py
 	@sh scripts/prerequisites.sh '$(PYTHON)'

@@ -1,7 +1,9 @@
 #!/bin/sh
 # Build the sdist, build the wheel from that sdist, install the wheel in a clean environment outside the checkout
 # and try it there. The clean environment borrows torch and the other dependencies from PYTHON's.
+# --cpu leaves the CUDA sources out of the wheel, never out of the sdist.
 set -eu
+[ "${1:-}" != --cpu ] || export NEUROSENS_FAST_CUDA=0
 python="$(pwd)/${PYTHON:-.venv/bin/python}"
 checkout=$(pwd)
 work=$(mktemp -d)

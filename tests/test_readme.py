@@ -76,15 +76,26 @@ def test_examples_of_the_explorer_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 0 <= namespace["most"] < 128
 
 
-def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """After the demo, every command of the README in order, as it stands there."""
-    monkeypatch.chdir(tmp_path)
-    commands = [shlex.split(line) for line in re.findall(r"^neurosens-fast (.*)$", README, re.M)]
-    assert [words[0] for words in commands] == [
+COMMANDS = [shlex.split(line) for line in re.findall(r"^neurosens-fast (.*)$", README, re.M)]
+
+
+def test_commands_and_their_options_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [words[0] for words in COMMANDS] == [
         *("audit", "show", "audit", "compare", "layers", "mask", "audit"),
         *("fragility", "explore", "attack", "train", "audit"),
     ]
-    for words in (["demo"], *commands):
+    for name, *words in COMMANDS:
+        assert main([name, "--help"]) == 0
+        explained = capsys.readouterr().out
+        for option in (word for word in words if word.startswith("--")):
+            assert f" {option} " in explained, (name, option)
+
+
+@pytest.mark.slow
+def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a short demo, every command of the README in order, as it stands there."""
+    monkeypatch.chdir(tmp_path)
+    for words in (["demo", "--epochs", "2", "--steps", "2"], *COMMANDS):
         assert main(words) == 0, capsys.readouterr().err
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert {

@@ -18,8 +18,7 @@ from neurosens_fast.adapters.lightning import SensitivityCallback
 from neurosens_fast.attacks import FGSM, PGD
 from neurosens_fast.audit import audit
 from neurosens_fast.data import digits
-
-from .processes import run_processes
+from tests.processes import run_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
 

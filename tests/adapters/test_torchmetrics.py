@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from neurosens_fast.adapters.torchmetrics import NeuronSensitivity
 from neurosens_fast.statistics import METRICS, PairStatistics
-
-from .processes import run_processes
+from tests.processes import run_processes
 
 NEURONS = 5
 Pair = tuple[Tensor, Tensor]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from neurosens_fast.audit import AuditReport, ReportError, audit, audit_pairs, c
 from neurosens_fast.audit.checkpoint import CheckpointWarning, unfinished
 from neurosens_fast.audit.kept import kept_by
 from neurosens_fast.support.names import REPORT
+from tests.processes import Process
 
 from .conftest import build
 from .interrupted import (
@@ -164,9 +162,9 @@ from neurosens_fast.audit import audit
 from tests.audit.conftest import build
 
 torch.set_num_threads(1)
-folder, seed = Path(sys.argv[1]), int(sys.argv[2])
-images = torch.rand(600, 1, 6, 6, generator=torch.Generator().manual_seed(1))
-labels = torch.arange(600) % 4
+folder, seed, most = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+images = torch.rand(40 * most, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+labels = torch.arange(40 * most) % 4
 
 def slow(x, y):
     time.sleep(0.015)
@@ -189,7 +187,7 @@ draw = random.Random(seed)
 kills = 0
 while True:
     pid = child(folder / "killed", True)
-    if kills < 24:
+    if kills < most:
         time.sleep(draw.uniform(0, 0.16))
         os.kill(pid, signal.SIGKILL)
     ended = os.waitpid(pid, 0)[1]
@@ -201,17 +199,13 @@ print(kills)
 """
 
 
-def test_killed_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [6, pytest.param(24, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tmp_path: Path, most: int) -> None:
     seed = random.SystemRandom().randrange(10**6)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), str(seed)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, f"seed {seed}: {done.stderr}"
-    assert int(done.stdout) >= 20, f"seed {seed}"
+    process = Process(tmp_path, str(seed), str(most), code=KILLED)
+    out, errors = process.communicate(300)
+    assert process.wait() == 0, f"seed {seed}: {errors}"
+    assert int(out) >= most * 5 // 6, f"seed {seed}"
     assert content(tmp_path / "killed") == content(tmp_path / "whole"), f"seed {seed}"
     assert [path.name for path in (tmp_path / "killed").iterdir()] == [REPORT]
 

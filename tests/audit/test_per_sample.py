@@ -14,7 +14,7 @@ from neurosens_fast.audit import AuditReport, ReportError, audit, read_scores
 from neurosens_fast.audit import scores as scores_file
 from neurosens_fast.audit.per_sample import ClassTotals
 from neurosens_fast.capture import Taps
-from tests.adapters.processes import run_processes
+from tests.processes import run_processes
 
 from .conftest import build
 

@@ -15,7 +15,7 @@ import torch
 from neurosens_fast.audit import AuditReport, audit
 from neurosens_fast.audit.checkpoint import unfinished
 from neurosens_fast.support.names import REPORT
-from tests.adapters.processes import ROOT, run_processes
+from tests.processes import ROOT, run_processes, together
 
 from .conftest import build
 
@@ -158,6 +158,7 @@ def load():
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_dies(tmp_path: Path) -> None:
     (tmp_path / "data.py").write_text(DATA)
     out = tmp_path / "out"
@@ -184,12 +185,11 @@ def test_a_process_that_dies(tmp_path: Path) -> None:
         f"in {out}, the same command with --resume goes on"
     ]
     assert len(unfinished(out)) == 2
-    again = torchrun(*words, str(out), "--resume")
-    _, errors = again.communicate(timeout=200)
-    assert again.returncode == 0, errors
+    for end in ((str(out), "--resume"), (str(tmp_path / "whole"),)):
+        processes = together(*words, *end)
+        errors = "".join(process.communicate()[1] for process in processes)
+        assert [process.wait() for process in processes] == [0, 0], errors
     assert not unfinished(out)
-    whole = torchrun(*words, str(tmp_path / "whole"))
-    assert whole.wait(timeout=200) == 0
     assert (out / REPORT).read_bytes() == (tmp_path / "whole" / REPORT).read_bytes()
 
 

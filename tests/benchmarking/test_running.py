@@ -13,6 +13,8 @@ from neurosens_fast.benchmarking import running
 from neurosens_fast.benchmarking.results import FILE, Results
 from neurosens_fast.benchmarking.running import SUITES, Choice, machine_name, parsed_shapes, run_suites
 
+from . import made
+
 ROOT = Path(__file__).parents[2]
 CASE = """
 def bench_{name}(device, contest):
@@ -104,8 +106,8 @@ def test_results_are_kept_suite_by_suite(cases: Path, tmp_path: Path, capfd: pyt
     assert str(tmp_path) not in (out / FILE).read_text()
 
 
-def test_results_of_another_machine_are_left_alone(cases: Path, tmp_path: Path) -> None:
-    next(run_suites(Choice(("kernels",), quick=True), tmp_path))
+def test_results_of_another_machine_are_left_alone(tmp_path: Path) -> None:
+    made.results(made.suite(made.row(), quick=True)).save(tmp_path)
     values = json.loads((tmp_path / FILE).read_text())
     values["environment"]["cpu"]["model"] = "another"
     (tmp_path / FILE).write_text(json.dumps(values))
@@ -121,9 +123,9 @@ def test_a_folder_that_holds_something_else_is_left_alone(cases: Path, tmp_path:
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
-def test_a_part_does_not_replace_a_whole_suite_and_quick_does_not_join_full(cases: Path, tmp_path: Path) -> None:
+def test_a_part_does_not_replace_a_whole_suite_and_quick_does_not_join_full(tmp_path: Path) -> None:
     quick = Choice(("kernels",), ("cpu",), quick=True)
-    next(run_suites(quick, tmp_path))
+    made.results(made.suite(made.row(), quick=True)).save(tmp_path)
     with pytest.raises(ValueError, match="results of kernels, which a part would replace"):
         next(run_suites(replace(quick, only="made"), tmp_path))
     with pytest.raises(ValueError, match="measured quickly; choose another --out"):

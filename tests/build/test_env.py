@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 
 import build_config
 from neurosens_fast import env
+from tests.processes import Process
 
 
 def test_environment_has_every_section_as_plain_values() -> None:
@@ -25,20 +25,14 @@ def test_environment_has_every_section_as_plain_values() -> None:
 
 
 def test_command_prints_every_value() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "neurosens_fast.env"],
-        cwd=build_config.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    process = Process(code="import runpy; runpy.run_module('neurosens_fast.env', run_name='__main__')")
+    output, errors = process.communicate()
     facts = env.environment()
-    assert done.stderr == ""
+    assert (process.wait(), errors) == (0, "")
     for section in facts:
-        assert f"\n{section}:\n" in "\n" + done.stdout
+        assert f"\n{section}:\n" in "\n" + output
     for value in (facts["extension"]["compiler"], facts["torch"]["version"], facts["cpu"]["model"]):
-        assert str(value) in done.stdout
+        assert str(value) in output
 
 
 def test_says_how_to_build_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:

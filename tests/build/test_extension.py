@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import shutil
 import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 
 import build_config
+from tests.processes import Process
 
 OPERATORS = [
     "pair_statistics",
@@ -60,16 +59,8 @@ def test_build_info(info: dict[str, Any]) -> None:
 
 def test_environment_variable_selects_the_instruction_set(info: dict[str, Any]) -> None:
     code = "import torch, neurosens_fast._C as C; print(C.build_info()['instruction_set'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=build_config.ROOT,
-        env={**os.environ, "NEUROSENS_FAST_ISA": "baseline"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert done.stdout.strip() == "baseline"
+    process = Process(code=code, environment={"NEUROSENS_FAST_ISA": "baseline"})
+    assert process.communicate() == ("baseline\n", "")
 
 
 def test_operators_are_the_listed_ones(extension: Any) -> None:

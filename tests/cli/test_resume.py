@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,7 @@ import pytest
 
 from neurosens_fast.audit.checkpoint import unfinished
 from neurosens_fast.support.names import REPORT
-
-from .test_process import PATH, heed_ctrl_c
+from tests.processes import Process
 
 DATA = """
 import pathlib, time
@@ -46,22 +42,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "neurosens_fast", *WORDS, *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": PATH},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_ctrl_c,
-    )
+def start(folder: Path, *words: str) -> Process:
+    return Process(*WORDS, *words, folder=folder)
 
 
 def finish(folder: Path, *words: str) -> None:
     process = start(folder, *words)
-    _, errors = process.communicate(timeout=100)
-    assert (process.returncode, errors) == (0, "")
+    _, errors = process.communicate(100)
+    assert (process.wait(), errors) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -76,8 +64,8 @@ def test_a_signal_then_resume(folder: Path, number: signal.Signals, status: int,
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == status
+    _, errors = process.communicate(60)
+    assert process.wait() == status
     assert errors.startswith(f"neurosens-fast: {said}")
     assert errors.endswith("; what was done is kept in run, the same command with --resume goes on\n")
     assert errors.count("\n") == 1

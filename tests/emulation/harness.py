@@ -1,4 +1,4 @@
-"""Builds the emulation of the CUDA kernels with the host compiler and hands it cases."""
+"""Builds the emulation of the CUDA kernels with the host compiler and hands it cases; run as a module, builds only."""
 
 from __future__ import annotations
 
@@ -207,3 +207,8 @@ def run(cases: list[Case], program: Path | None = None) -> list[list[Tensor]]:
         results.append(outputs)
     assert at == len(data), "the emulation returned more than was asked for"
     return results
+
+
+if __name__ == "__main__":
+    build()
+    build_operators()

@@ -45,6 +45,7 @@ def test_every_example_is_tested() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 
+@pytest.mark.slow
 def test_sns_pytorch(example: Example) -> None:
     """The SNS term makes the network much harder to attack at little cost."""
     without, stable = example("sns_pytorch.py", "--epochs", "2").splitlines()
@@ -55,6 +56,7 @@ def test_sns_pytorch(example: Example) -> None:
     assert attacked_stable > attacked + 10
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
 def test_sns_lightning(example: Example) -> None:
     lines = example("sns_lightning.py", "--epochs", "2").splitlines()
@@ -69,6 +71,7 @@ def test_sns_lightning(example: Example) -> None:
     assert percentages(lines[-1])[0] > 25
 
 
+@pytest.mark.slow
 def test_sns_timm(example: Example) -> None:
     lines = example("sns_timm.py", "--epochs", "2").splitlines()
     first, second, accuracies, *layers = lines
@@ -93,6 +96,7 @@ def mnist_files(root: Path, images: dict[str, Tensor], labels: dict[str, Tensor]
         (folder / f"{split}-labels-idx1-ubyte").write_bytes(header + labels[split].to(torch.uint8).numpy().tobytes())
 
 
+@pytest.mark.slow
 def test_train_mnist(example: Example, tmp_path: Path) -> None:
     """scikit-learn's digits, enlarged to 28 by 28, in the place of MNIST."""
     split = digits()

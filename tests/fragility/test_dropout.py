@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,10 +105,16 @@ def shaken(model: Network, seed: int = 0) -> Network:
 
 
 @pytest.mark.parametrize(
-    "layer",
-    ["conv1", "layer1.0.conv2", "layer2.0.shortcut.0", "layer3.1.relu2", "layer4.0.bn1", "layer4.1", "pool", "linear"],
+    ("layer", "where"),
+    [
+        *itertools.product(
+            ["conv1", "layer1.0.conv2", "layer2.0.shortcut.0", "layer4.0.bn1"], ["before_norm", "after_norm"]
+        ),
+        # No norm follows these.
+        *[("layer3.1.relu2", "before_norm"), ("layer4.1", "after_norm")],
+        *[("pool", "before_norm"), ("linear", "after_norm")],
+    ],
 )
-@pytest.mark.parametrize("where", ["before_norm", "after_norm"])
 def test_cut_residual_network_counts_as_whole_forwards_do(layer: str, where: str) -> None:
     torch.manual_seed(3)
     model = shaken(CifarResNet18())

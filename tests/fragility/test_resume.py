@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from copy import deepcopy
 from functools import partial
@@ -20,6 +17,7 @@ from neurosens_fast.attacks import PGD
 from neurosens_fast.audit.storage import ReportError
 from neurosens_fast.fragility import FragilityReport, nodal_dropout
 from neurosens_fast.support.names import FRAGILITY_REPORT
+from tests.processes import Process
 from tests.trained import images, trained
 
 SETTING: dict[str, Any] = {"eps": [0.05, 0.2], "neurons": [3, 0, 7], "batch_size": 8, "progress": False}
@@ -140,11 +138,11 @@ run(Path(sys.argv[1]), slowly, resume=True)
 
 
 def test_killed_process_goes_on(tmp_path: Path, unbroken: bytes) -> None:
-    process = subprocess.Popen([sys.executable, "-c", _SCRIPT, str(tmp_path)])
+    process = Process(tmp_path, code=_SCRIPT)
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None and not list(tmp_path.glob("fragility.unfinished*")):
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     assert process.wait() == -signal.SIGKILL, "it was to be killed before its end"
     run(tmp_path, Ending(0, OSError()), resume=True)
     assert content(tmp_path) == unbroken

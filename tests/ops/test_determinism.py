@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from neurosens_fast import _C, ops
 from neurosens_fast.statistics import new_totals
+from tests.processes import Process
 
 from .cases import DTYPES, Case, make_pair, unusual_rows
 
@@ -75,7 +73,7 @@ def test_runs_and_threads_agree() -> None:
     threads = torch.get_num_threads()
     try:
         digests = set()
-        for count in (1, 2, 1, 2):
+        for count in (2, 1, 2):
             torch.set_num_threads(count)
             digests.add(digest())
     finally:
@@ -83,36 +81,34 @@ def test_runs_and_threads_agree() -> None:
     assert len(digests) == 1
 
 
-def run_with(instruction_set: str) -> subprocess.CompletedProcess[str]:
-    """The digest of a fresh process whose instruction set is chosen by the environment."""
+def run_with(instruction_set: str) -> Process:
+    """A process that tells the digest, with an instruction set that the environment chooses."""
     code = (
         "import tests.ops.test_determinism as t; from neurosens_fast import _C;"
         "print(_C.build_info()['instruction_set'], t.digest())"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "NEUROSENS_FAST_ISA": instruction_set, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return Process(code=code, environment={"NEUROSENS_FAST_ISA": instruction_set})
 
 
 def test_instruction_sets_agree() -> None:
     """Every set this CPU has; build_info lists which were compiled, so a report shows what ran."""
     supported = _C.build_info()["instruction_sets_supported"]
     assert "baseline" in supported
-    outputs = [run_with(name) for name in supported]
-    for name, output in zip(supported, outputs, strict=True):
-        assert output.returncode == 0, output.stderr
-        assert output.stdout.split()[0] == name
-    assert len({output.stdout.split()[1] for output in outputs}) == 1
+    processes = [run_with(name) for name in supported]
+    digests = set()
+    for name, process in zip(supported, processes, strict=True):
+        output, errors = process.communicate()
+        assert process.wait() == 0, errors
+        assert output.split()[0] == name
+        digests.add(output.split()[1])
+    assert len(digests) == 1
 
 
 def test_unknown_instruction_set_is_refused() -> None:
-    output = run_with("mmx")
-    assert output.returncode != 0
-    assert "NEUROSENS_FAST_ISA=mmx names no instruction set" in output.stderr
+    process = run_with("mmx")
+    _, errors = process.communicate()
+    assert process.wait() != 0
+    assert "NEUROSENS_FAST_ISA=mmx names no instruction set" in errors
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -45,6 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, out.getvalue()
 
 
+@pytest.mark.slow
 def test_files_and_tables(finished: tuple[Path, str]) -> None:
     assert {entry.name for entry in finished[0].iterdir() if entry.is_file()} == {*WRITTEN, "plan.json"}
     robustness = pandas.read_csv(finished[0] / "robustness.csv")
@@ -63,6 +64,7 @@ def test_files_and_tables(finished: tuple[Path, str]) -> None:
         assert tried.loc[tried["chosen"], "accuracy"].item() == tried["accuracy"].max()
 
 
+@pytest.mark.slow
 def test_the_report_begins_with_the_verdicts(finished: tuple[Path, str]) -> None:
     lines = (finished[0] / "report.md").read_text().splitlines()
     assert lines[0] == "# Neuron sensitivity: three claims, measured"
@@ -73,23 +75,29 @@ def test_the_report_begins_with_the_verdicts(finished: tuple[Path, str]) -> None
     assert "gradient evaluations" in text
 
 
+@pytest.mark.slow
 def test_equal_budget(finished: tuple[Path, str]) -> None:
-    plan = Plan(epochs=12, steps=7)
-    assert [plan.epochs_of(method) for method in COMPARED] == [96, 12, 11, 11, 11, 11]
     found = pandas.read_csv(finished[0] / "robustness.csv").groupby("method")["gradient evaluations"].first()
     assert found["standard"] == found["pgd-at"] == 64 * 2
     assert found["sns"] == 64 * 3
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_plan_is_refused(finished: tuple[Path, str]) -> None:
     with pytest.raises(ValueError, match=r"holds a reproduction with eps 0\.15, not 0\.2"):
         reproduce("digits", finished[0], **SMALL, eps=0.2)
+
+
+def test_plans() -> None:
+    plan = Plan(epochs=12, steps=7)
+    assert [plan.epochs_of(method) for method in COMPARED] == [96, 12, 11, 11, 11, 11]
     with pytest.raises(ValueError, match=r"say which model to train on own\.py:load"):
         plan_for("own.py:load")
     with pytest.raises(ValueError, match="seeds must be at least 2"):
         plan_for("digits", seeds=1)
 
 
+@pytest.mark.slow
 def test_what_the_command_says(finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     folder, said = finished
     assert all(f"claim {number}" in said for number in (1, 2, 3))

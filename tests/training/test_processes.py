@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,7 @@ from safetensors.torch import load_file
 
 from neurosens_fast.training import checkpoints as files
 from neurosens_fast.training import fit
-from tests.adapters.processes import ROOT, run_processes
+from tests.processes import run_processes, together
 
 from .networks import QUICK, data, network
 
@@ -61,16 +58,10 @@ def test_two_processes_equal_one(folder: Path, method: str, tmp_path: Path) -> N
     assert result.history[-1].epoch == 2
 
 
-def test_torchrun(tmp_path: Path) -> None:
-    words = f"train --method sns --data digits --eps 0.1 --steps 1 --val-steps 1 --epochs 1 --out {tmp_path / 'out'}"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "neurosens_fast", *words.split(), "--threads", "1", "--device", "cpu"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch   1/1") == 1
+def test_the_command_under_torchrun(tmp_path: Path) -> None:
+    words = "train --method sns --data digits --eps 0.1 --steps 1 --val-steps 1 --epochs 1 --threads 1 --out"
+    started = together(*words.split(), tmp_path / "out")
+    outputs, errors = zip(*(process.communicate() for process in started), strict=True)
+    assert [process.wait() for process in started] == [0, 0], errors
+    assert "".join(outputs).count("epoch   1/1") == 1
     assert load_file(tmp_path / "out" / files.BEST)

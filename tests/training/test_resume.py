@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from neurosens_fast.attacks import PGD
 from neurosens_fast.training import CheckpointError, fit
 from neurosens_fast.training import checkpoints as files
+from tests.processes import Process
 
 from .networks import QUICK, data, network
 
@@ -78,21 +77,21 @@ def test_killed_and_resumed(tmp_path: Path, method: str, settings: dict[str, Any
 
 
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
-    def command(out: str, *more: str) -> list[str]:
+    def command(out: str, *more: str) -> Process:
         words = "--method sns --data digits --eps 0.1 --steps 2 --val-steps 2 --epochs 3 --max-samples 400 --threads 1"
-        return [sys.executable, "-m", "neurosens_fast", "train", *words.split(), "--out", str(tmp_path / out), *more]
+        return Process("train", *words.split(), "--out", tmp_path / out, *more)
 
-    subprocess.run(command("whole", "-q"), check=True)
-    victim = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL)
+    assert command("whole", "-q").wait() == 0
+    victim = command("cut")
     checkpoint = tmp_path / "cut" / files.CHECKPOINT
     for _ in range(2400):
         if checkpoint.exists() or victim.poll() is not None:
             break
         time.sleep(0.05)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
+    victim.kill()
+    assert victim.wait() == -signal.SIGKILL, "it was to be killed before its end"
     assert checkpoint.exists()
-    subprocess.run(command("cut", "--resume", "-q"), check=True)
+    assert command("cut", "--resume", "-q").wait() == 0
     for name in (files.BEST, files.LAST):
         first, second = (load_file(tmp_path / side / name) for side in ("whole", "cut"))
         assert first
