@@ -57,15 +57,20 @@ def check_norm(norm: int | str) -> str:
 
 def check_totals(sums: Tensor, maxima: Tensor, name: str, activation: Tensor, channel_dim: int) -> None:
     """The totals must be contiguous float64 with a line per channel, where the activation called ``name`` is."""
-    channels = activation.shape[channel_dim]
+    channels, device = activation.shape[channel_dim], activation.device
     for total_name, total, columns in (("sums", sums, len(SUMS)), ("maxima", maxima, len(MAXIMA))):
         check_tensor(total_name, total, (torch.float64,))
-        if tuple(total.shape) != (channels, columns) or not total.is_contiguous():
+        if total.shape != (channels, columns) or not total.is_contiguous():
             raise ValueError(
                 f"{total_name} must be contiguous with shape [{channels}, {columns}], got {list(total.shape)}"
             )
-        if total.device != activation.device and not (total.device.type == "cpu" and activation.device.type == "mps"):
-            raise ValueError(f"{total_name} is on {total.device} but {name} is on {activation.device}")
+        if total.device != device and not (total.device.type == "cpu" and device.type == "mps"):
+            raise ValueError(f"{total_name} is on {total.device} but {name} is on {device}")
+
+
+def detached(x: Tensor) -> Tensor:
+    """``x`` for an operator that takes no gradient."""
+    return x.detach() if x.requires_grad else x
 
 
 def mutated(*tensors: Tensor) -> None:

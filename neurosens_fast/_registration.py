@@ -1,4 +1,4 @@
-"""What the C++ schemas need from Python: shapes for tracing, autograd, the reference for other devices."""
+"""What the C++ schemas need from Python: shapes for tracing, gradients, the reference for other devices."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import _C as _C  # importing the extension runs its registrations
+from . import _gradients as _gradients
 from . import reference
 from .columns import ROW_STATISTICS
 
@@ -141,99 +142,6 @@ def _(
 @torch.library.register_fake(f"{_NAMESPACE}::read_bytes")
 def _(benign: Tensor, adversarial: Tensor) -> Tensor:
     return benign.new_empty((1,), dtype=torch.int64)
-
-
-# Gradients. Mutating operators take none, and sensitivities that only choose neurons have none.
-
-
-def _setup_sensitivity(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    benign, adversarial, ctx.norm, ctx.channel_dim = inputs
-    ctx.save_for_backward(benign, adversarial)
-
-
-def _gradient_of(operator: Any, *arguments: Any) -> Any:
-    """What a backward operator returns. It has no gradient of its own, and without ``create_graph`` nobody asks for
-    one: it is then called below autograd, whose way through Python takes longer than a small layer.
-    """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return operator(*arguments)
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator(*arguments)
-
-
-def _pair_gradients(ctx: Any, grad: Tensor, benign: Tensor, adversarial: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    needs = ctx.needs_input_grad[:2]
-    gradients = _gradient_of(
-        torch.ops.neurosens_fast.neuron_sensitivity_backward.default,
-        *(grad, benign, adversarial, ctx.norm, ctx.channel_dim, *needs),
-    )
-    return gradients[0] if needs[0] else None, gradients[1] if needs[1] else None
-
-
-def _sensitivity_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_pair_gradients(ctx, grad, *ctx.saved_tensors), None, None
-
-
-def _setup_sns_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    benign, adversarial, _, ctx.norm, ctx.channel_dim, _ = inputs
-    _, neurons, sensitivity = output
-    ctx.mark_non_differentiable(neurons, sensitivity)
-    ctx.channels = sensitivity.shape[0]
-    ctx.save_for_backward(benign, adversarial, neurons)
-
-
-def _sns_loss_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    benign, adversarial, neurons = ctx.saved_tensors
-    share = (grad / neurons.shape[0]).expand(neurons.shape[0])
-    weights = grad.new_zeros(ctx.channels).index_add(0, neurons, share)
-    return *_pair_gradients(ctx, weights, benign, adversarial), None, None, None, None
-
-
-def _setup_paired(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    pair, ctx.norm, ctx.channel_dim, ctx.detach_benign = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(pair)
-
-
-def _paired_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    (pair,) = ctx.saved_tensors
-    gradient = _gradient_of(
-        torch.ops.neurosens_fast.paired_sensitivity_backward.default,
-        *(grad, pair, ctx.norm, ctx.channel_dim, ctx.detach_benign),
-    )
-    return gradient, None, None, None
-
-
-def _setup_relu_tap(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, ctx.norm, ctx.channel_dim, ctx.detach_benign = inputs
-    ctx.mark_non_differentiable(output[2])
-    ctx.save_for_backward(output[0])
-
-
-def _relu_tap_backward(ctx: Any, grad_out: Tensor, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    (out,) = ctx.saved_tensors
-    gradient = _gradient_of(
-        torch.ops.neurosens_fast.relu_tap_backward.default,
-        *(grad_out, grad, out, ctx.norm, ctx.channel_dim, ctx.detach_benign),
-    )
-    return gradient, None, None, None
-
-
-for _name, _backward, _setup in (
-    ("neuron_sensitivity", _sensitivity_backward, _setup_sensitivity),
-    ("sns_loss", _sns_loss_backward, _setup_sns_loss),
-    ("paired_sensitivity", _paired_backward, _setup_paired),
-    ("relu_tap", _relu_tap_backward, _setup_relu_tap),
-):
-    torch.library.register_autograd(f"{_NAMESPACE}::{_name}", _backward, setup_context=_setup)
-
-
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("neuron sensitivity is differentiable once; its gradient has no derivative")
-
-
-for _name in ("neuron_sensitivity_backward", "paired_sensitivity_backward", "relu_tap_backward"):
-    torch.library.register_autograd(f"{_NAMESPACE}::{_name}", _no_second_derivative)
 
 
 # Any device without kernels of its own runs the reference.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from . import _gradients
 from . import _registration as _registration
-from ._arguments import check_channel_dim, check_norm, check_tensor, check_totals, mutated
+from ._arguments import check_channel_dim, check_norm, check_tensor, check_totals, detached, mutated
 
 _ops = torch.ops.neurosens_fast
 
@@ -37,7 +36,7 @@ def paired_sensitivity(
         neuron_sensitivity(benign, adversarial, norm), neuron_sensitivity(benign, adversarial).detach()
     """
     channel_dim, text = _check(pair, channel_dim), check_norm(norm)
-    distances, sensitivity = _ops.paired_sensitivity(pair, text, channel_dim, detach_benign)
+    distances, sensitivity = _gradients.paired_sensitivity(pair, text, channel_dim, detach_benign)
     return distances, sensitivity
 
 
@@ -53,7 +52,7 @@ def relu_tap(
         out, *paired_sensitivity(out, norm)
     """
     channel_dim, text = _check(pair, channel_dim), check_norm(norm)
-    out, distances, sensitivity = _ops.relu_tap(pair, text, channel_dim, detach_benign)
+    out, distances, sensitivity = _gradients.relu_tap(pair, text, channel_dim, detach_benign)
     return out, distances, sensitivity
 
 
@@ -70,28 +69,10 @@ def relu_tap_(
     if not compiling and needs_gradient and pair.is_leaf:
         raise ValueError("pair is a leaf that requires a gradient and cannot be overwritten; use relu_tap")
     if compiling or (needs_gradient and pair._is_view()):  # a write that compiler and base of the view learn of
-        out, distances, sensitivity = _ops.relu_tap(pair, text, channel_dim, detach_benign)
+        out, distances, sensitivity = _gradients.relu_tap(pair, text, channel_dim, detach_benign)
         return pair.copy_(out), distances, sensitivity
-    out, distances, sensitivity = _ReluTapInPlace.apply(pair, text, channel_dim, detach_benign)
+    out, distances, sensitivity = _gradients.ReluTapInPlace.apply(pair, text, channel_dim, detach_benign)
     return out, distances, sensitivity
-
-
-class _ReluTapInPlace(torch.autograd.Function):
-    """An operator's own autograd formula must not mutate its input; this may."""
-
-    @staticmethod
-    def forward(ctx: Any, pair: Tensor, norm: str, channel_dim: int, detach_benign: bool) -> tuple[Tensor, ...]:
-        distances, sensitivity = _ops.relu_tap_(pair, norm, channel_dim)
-        ctx.mark_dirty(pair)
-        ctx.mark_non_differentiable(sensitivity)
-        ctx.save_for_backward(pair)
-        ctx.arguments = norm, channel_dim, detach_benign
-        return pair, distances, sensitivity
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (out,) = ctx.saved_tensors
-        return _ops.relu_tap_backward(grad_out, grad, out, *ctx.arguments), None, None, None
 
 
 def relu_accumulate_pair_statistics_(sums: Tensor, maxima: Tensor, pair: Tensor, channel_dim: int = 1) -> None:
@@ -114,6 +95,5 @@ def relu_accumulate_pair_statistics_(sums: Tensor, maxima: Tensor, pair: Tensor,
         raise ValueError(
             "pair has elements that share memory, as expand makes them, and cannot be overwritten; clone it first"
         )
-    own = pair.detach() if pair.requires_grad else pair  # a dispatch less
-    _ops.relu_accumulate_pair_statistics_(sums, maxima, own, channel_dim)
+    _ops.relu_accumulate_pair_statistics_(sums, maxima, detached(pair), channel_dim)
     mutated(sums, maxima, pair)

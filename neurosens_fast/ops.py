@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import _gradients
 from . import _registration as _registration
 from ._arguments import DTYPES as DTYPES
 from ._arguments import NORMS as NORMS
@@ -27,6 +28,7 @@ from ._arguments import check_like as _check_like
 from ._arguments import check_norm as _check_norm
 from ._arguments import check_tensor as _check_tensor
 from ._arguments import check_totals as _check_totals
+from ._arguments import detached as _detached
 from ._arguments import mutated as _mutated
 from .joined import paired_sensitivity as paired_sensitivity
 from .joined import relu_accumulate_pair_statistics_ as relu_accumulate_pair_statistics_
@@ -58,7 +60,7 @@ def pair_statistics(benign: Tensor, adversarial: Tensor, channel_dim: int = 1) -
         torch.stack([d.abs().sum(2), d.sum(2), (d * d).sum(2), ..., adversarial.amax(2)], dim=2)
     """
     channel_dim = _check_pair(benign, adversarial, channel_dim)
-    result: Tensor = _ops.pair_statistics(benign.detach(), adversarial.detach(), channel_dim)
+    result: Tensor = _ops.pair_statistics(_detached(benign), _detached(adversarial), channel_dim)
     return result
 
 
@@ -77,7 +79,7 @@ def accumulate_pair_statistics_(
     """
     channel_dim = _check_pair(benign, adversarial, channel_dim)
     _check_totals(sums, maxima, "benign", benign, channel_dim)
-    _ops.accumulate_pair_statistics_(sums, maxima, benign.detach(), adversarial.detach(), channel_dim)
+    _ops.accumulate_pair_statistics_(sums, maxima, _detached(benign), _detached(adversarial), channel_dim)
     _mutated(sums, maxima)
 
 
@@ -93,7 +95,7 @@ def neuron_sensitivity(benign: Tensor, adversarial: Tensor, norm: int | str = 1,
         d.abs().mean(2).mean(0)
     """
     channel_dim = _check_pair(benign, adversarial, channel_dim)
-    result: Tensor = _ops.neuron_sensitivity(benign, adversarial, _check_norm(norm), channel_dim)
+    result: Tensor = _gradients.neuron_sensitivity(benign, adversarial, _check_norm(norm), channel_dim)
     return result
 
 
@@ -161,8 +163,8 @@ def sns_loss(
     else:
         count = _check_neurons(neurons, benign, channels)
     if detach_benign:
-        benign = benign.detach()
-    return SNSLossResult(*_ops.sns_loss(benign, adversarial, count, text, channel_dim, neurons))
+        benign = _detached(benign)
+    return SNSLossResult(*_gradients.sns_loss(benign, adversarial, count, text, channel_dim, neurons))
 
 
 def _check_neurons(neurons: Tensor, benign: Tensor, channels: int) -> int:
@@ -194,5 +196,5 @@ def topk_neurons(sensitivity: Tensor, k: int) -> tuple[Tensor, Tensor]:
         raise TypeError(f"k must be an int, got {type(k).__name__}")
     if not 0 <= k <= sensitivity.shape[0]:
         raise ValueError(f"k must be between 0 and the number of neurons {sensitivity.shape[0]}, got {k}")
-    values, indices = _ops.topk_neurons(sensitivity.detach(), k)
+    values, indices = _ops.topk_neurons(_detached(sensitivity), k)
     return values, indices

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import _registration as _registration
-from ._arguments import check_like, check_tensor, mutated
+from ._arguments import check_like, check_tensor, detached, mutated
 
 _ops = torch.ops.neurosens_fast
 
@@ -69,7 +69,7 @@ def project_step_(
     if norm != "linf":
         _check_samples(adversarial)
     numbers = float(step_size), float(epsilon), norm, float(low), float(high)
-    _ops.project_step_(adversarial.detach(), gradient.detach(), origin.detach(), *numbers)
+    _ops.project_step_(detached(adversarial), detached(gradient), detached(origin), *numbers)
     mutated(adversarial)
 
 
@@ -101,6 +101,6 @@ def momentum_step_(
     _check_samples(adversarial)
     if norm != "linf":
         raise ValueError(f'norm must be "linf", the only one with a momentum step, got {norm!r}')
-    tensors = [tensor.detach() for tensor in (adversarial, momentum, gradient, origin)]
+    tensors = map(detached, (adversarial, momentum, gradient, origin))
     _ops.momentum_step_(*tensors, float(step_size), float(epsilon), float(decay), norm, float(low), float(high))
     mutated(adversarial, momentum)
