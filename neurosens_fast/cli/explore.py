@@ -136,7 +136,7 @@ def run(
         console.print()
         print_notes(console, dict.fromkeys(notes))
         if page.out is not None:
-            size = explorer.save(page.out, page.bytes)
+            size = explorer.save(page.out, page.bytes, lambda notes: print_notes(console, notes))
             console.print(f"written: {page.out}, {size / 1e6:.1f} MB", soft_wrap=True)
         if page.serve:
             from neurosens_fast.explorer.explorer import wait_for_interrupt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 
 from neurosens_fast.support.files import write_whole
@@ -38,19 +38,22 @@ class Explorer:
             )
         check_same(self.explorations)
 
-    def html(self, budget: int = BUDGET) -> str:
+    def html(self, budget: int = BUDGET, tell: Callable[[list[str]], None] | None = None) -> str:
         """The page as HTML with everything in it: scripts, numbers and pictures; it fetches nothing.
 
-        Where it would take more than ``budget`` bytes, pictures are made smaller, and the page says so.
+        Where it would take more than ``budget`` bytes, pictures are made smaller, and the page says so; ``tell`` is
+        called with these sentences, none where it shows everything.
         """
-        return page_html(self.explorations, _checked(budget))
+        return page_html(self.explorations, _checked(budget), tell)
 
-    def save(self, path: str | PathLike[str], budget: int = BUDGET) -> int:
+    def save(
+        self, path: str | PathLike[str], budget: int = BUDGET, tell: Callable[[list[str]], None] | None = None
+    ) -> int:
         """Write the page of :meth:`html` as one file, whole or not at all; returns its size in bytes.
 
         Raises ``OSError`` where the file cannot be written; what was there before is then still there.
         """
-        content = self.html(budget).encode()
+        content = self.html(budget, tell).encode()
         write_whole(path, content)
         return len(content)
 

@@ -15,6 +15,7 @@ from neurosens_fast.capture import untouched
 from neurosens_fast.support.random_state import random_state
 
 from .exploration import Fields
+from .forwards import Forwards
 from .masks import influence, smallest_sets
 from .neuron_layer import NeuronLayer, read
 from .swaps import Done, class_probabilities, pixel_swap
@@ -63,7 +64,8 @@ def receptive_fields(
     shape = (levels, count, sets)
     counted = _Counter(progress, count * sets * (1 + levels + 3 * levels + 2))
     with random_state(seed), untouched(setting.model), setting.explained(images[:batch]):
-        model, lower = setting.model, setting.autocast
+        model = setting.model
+        forwards = Forwards(model, images, 3 * levels * count * sets, setting.autocast)
         benign = influence(model, layer, images, neurons, batch, counted)
         masks = torch.zeros((*shape, *images.shape[2:]), dtype=torch.bool, device=images.device)
         swapped = torch.zeros((2, *shape), dtype=torch.float64)
@@ -72,8 +74,8 @@ def receptive_fields(
             both = benign + influence(model, layer, other, neurons, batch, counted)
             own = masks[level] = smallest_sets(both, share)
             pairs = labels, classes[level]
-            swapped[:, level] = torch.stack(pixel_swap(model, images, other, own, *pairs, batch, lower, counted)).cpu()
-            seen[level] = _seen(setting, images, other, own, torch.stack(pairs, 1), batch, counted)
+            swapped[:, level] = torch.stack(pixel_swap(forwards, images, other, own, *pairs, batch, done=counted)).cpu()
+            seen[level] = _seen(forwards, images, other, own, torch.stack(pairs, 1), batch, counted)
         strongest = max(range(levels), key=lambda level: float((changed[level] - images).abs().mean()))
         own_fall, control = _occluded(setting, layer, images, masks[strongest], neurons, batch, seed, counted)
     return Fields(
@@ -164,7 +166,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _seen(
-    setting: Setting, benign: Tensor, adversarial: Tensor, masks: Tensor, classes: Tensor, batch: int, done: Done
+    forwards: Forwards, benign: Tensor, adversarial: Tensor, masks: Tensor, classes: Tensor, batch: int, done: Done
 ) -> Tensor:
     """Probabilities ``[J, S, 2, 2]`` of ``classes`` ``[J, 2]`` for both images with all but the mask grey."""
     count, sets = masks.shape[:2]
@@ -176,7 +178,7 @@ def _seen(
 
     numbers = torch.arange(count * sets * 2, device=benign.device)
     wanted = classes[numbers // (2 * sets)]
-    found = class_probabilities(setting.model, only_mask, numbers, wanted, batch, setting.autocast, done)
+    found = class_probabilities(forwards, only_mask, numbers, wanted, batch, done)
     return found.view(count, sets, 2, 2).cpu()
 
 

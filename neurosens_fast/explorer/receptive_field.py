@@ -28,6 +28,7 @@ BY_GRADIENT = (
     "random, since the layers do not tell ({reason})"
 )
 _DRAWS = 16
+_AT_ONCE = 4  # images whose graph is held
 _MOST_POSITIONS = 64  # of a map, whose gradients are taken one by one
 
 
@@ -102,17 +103,21 @@ def by_gradient(
     low, high = image.amin(), image.amax()
     high = high if high > low else low + 1
     noise = torch.rand((draws, *image.shape[1:]), generator=generator).to(image)
+    images = torch.cat([image, low + (high - low) * noise])
+    places = [0] if positions is None else list(positions)
+    reached = torch.zeros((len(places), *image.shape[2:]), dtype=torch.bool, device=image.device)
     with untouched(model):
-        leaf = torch.cat([image, low + (high - low) * noise]).requires_grad_()
-        # a copy, since the first layer may work in place
-        reading = read(model, layer, leaf.clone(), gradient=True)
-        whole = reading.values[:, :, None] if positions is None or reading.map is None else reading.map.flatten(2)
-        factors = torch.randn(whole.shape[:2], generator=generator).to(whole)
-        boxes = []
-        for position in [0] if positions is None else positions:
-            gradient = pixel_gradient(layer, whole[:, :, position] * factors, leaf, keep=True)
-            boxes.append(_box((gradient != 0).flatten(0, 1).any(0)))
-    return torch.tensor(boxes, dtype=torch.int64).view(-1, 4)
+        for few in images.split(_AT_ONCE):
+            leaf = few.clone().requires_grad_()
+            # a copy, since the first layer may work in place
+            reading = read(model, layer, leaf.clone(), gradient=True)
+            whole = reading.values[:, :, None] if positions is None or reading.map is None else reading.map.flatten(2)
+            factors = torch.randn(whole.shape[:2], generator=generator).to(whole)
+            for number, position in enumerate(places):
+                more = number < len(places) - 1
+                gradient = pixel_gradient(layer, whole[:, :, position] * factors, leaf, keep=more)
+                reached[number] |= (gradient != 0).flatten(0, 1).any(0)
+    return torch.tensor([_box(pixels) for pixels in reached], dtype=torch.int64).view(-1, 4)
 
 
 def patches(

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from neurosens_fast.audit.setting import check_count
-from neurosens_fast.capture import logits_of, plain_forward
 
-_CHUNK = 2**19  # logits at once: they stay in the cache
-_SAFE = 40.0  # change of a logit up to which the exponentials of log-probabilities neither overflow nor all vanish
+from .forwards import Forwards
+
+_CHUNK = 2**20  # logits at once: they stay in the cache
 
 Done = Callable[[int], None]
 """Called with how many images have gone through the model since the last call."""
@@ -48,8 +48,6 @@ def activation_swap(
     logits, weights = logits.detach().to(kind), weights.detach().to(place, kind)
     change = adversarial_values.detach().to(place, kind) - values.detach().to(place, kind)
     before = logits.softmax(1).gather(1, classes)  # [N, 2]
-    logits = logits.log_softmax(1)
-    largest = weights.abs().amax(0)
     after = torch.empty((2, *change.shape), dtype=kind, device=place)
     samples, neurons = change.shape
     count = logits.shape[1]
@@ -57,23 +55,18 @@ def activation_swap(
     rows = max(1, _CHUNK // (count * columns))
     for top in range(0, samples, rows):
         few = slice(top, top + rows)
-        own = torch.arange(len(logits[few]), device=place)
+        own = torch.arange(len(logits[few]), device=place)[:, None]
         for left in range(0, neurons, columns):
             some = slice(left, left + columns)
             swapped = torch.addcmul(logits[few, :, None], weights[None, :, some], change[few, None, some])
-            if not bool((largest[some] * change[few, some].abs()).amax() < _SAFE):
-                swapped -= swapped.amax(1, keepdim=True)
-            swapped.exp_()
-            total = swapped.sum(1)
-            for side in range(2):
-                after[side, few, some] = swapped[own, classes[few, side]] / total
+            after[:, few, some] = swapped.softmax(1)[own, classes[few]].movedim(1, 0)
     difference = after - before.T[:, :, None]
-    difference.masked_fill_(change == 0, 0.0)  # what does not change is exactly that
+    difference = torch.where(change == 0, 0.0, difference)  # what does not change is exactly that
     return -difference[0], difference[1]
 
 
 def pixel_swap(
-    model: nn.Module,
+    model: nn.Module | Forwards,
     benign: Tensor,
     adversarial: Tensor,
     masks: Tensor,
@@ -88,6 +81,7 @@ def pixel_swap(
     ``benign`` and ``adversarial`` are ``[J, B, H, W]``, ``masks`` ``[J, S, H, W]`` bool, ``labels`` and
     ``adversarial_classes`` ``[J]``. The model sees ``batch`` images at a time, in evaluation mode, under ``autocast``
     if a dtype is given; an empty mask has exactly 0 and costs no forward. float64 if the logits are, else float32.
+    Many swaps run on a private copy of the model (:class:`.forwards.Forwards`); one that exists can be given.
     Source: Li et al., ACM TiiS 2023. Equivalent to ``model(where(mask, adversarial, benign)).softmax(1)``, one by one.
 
     Raises ``ValueError`` for shapes that do not fit, classes that do not exist and a model without logits.
@@ -106,7 +100,9 @@ def pixel_swap(
     images, sets = masks.shape[:2]
     classes = _both_classes(labels, adversarial_classes, images, benign.device)
     every = torch.arange(images, device=benign.device)
-    before = class_probabilities(model, benign.__getitem__, every, classes, batch, autocast)
+    if not isinstance(model, Forwards):
+        model = Forwards(model, benign, images * sets, autocast)
+    before = class_probabilities(model, benign.__getitem__, every, classes, batch)
     after = before[:, None].repeat(1, sets, 1).view(-1, 2)
     masks = masks.to(benign.device)
     filled = masks.flatten(0, 1).flatten(1).any(1).nonzero()[:, 0]
@@ -115,7 +111,7 @@ def pixel_swap(
         image = chosen // sets
         return torch.where(masks[image, chosen % sets][:, None], adversarial[image], benign[image])
 
-    after[filled] = class_probabilities(model, mixed, filled, classes[filled // sets], batch, autocast, done)
+    after[filled] = class_probabilities(model, mixed, filled, classes[filled // sets], batch, done)
     if done is not None:
         done(images * sets - len(filled))
     difference = after.view(images, sets, 2) - before[:, None]
@@ -123,12 +119,11 @@ def pixel_swap(
 
 
 def class_probabilities(
-    model: nn.Module,
+    forwards: Forwards,
     make: Callable[[Tensor], Tensor],
     numbers: Tensor,
     classes: Tensor,
     batch: int,
-    autocast: torch.dtype | None = None,
     done: Done | None = None,
 ) -> Tensor:
     """Probabilities ``[P, T]`` of ``classes`` ``[P, T]`` for the images that ``make`` makes of ``numbers`` ``[P]``.
@@ -139,9 +134,7 @@ def class_probabilities(
     found: list[Tensor] = []
     for chosen, wanted in zip(numbers.split(batch), classes.split(batch), strict=True):
         images = make(chosen)
-        logits = logits_of(plain_forward(model, images, autocast), len(images))
-        if logits is None:
-            raise ValueError("the model must put out logits [N, classes]; wrap one that puts out something else")
+        logits = forwards.logits(images)
         if not found:
             _check_range(classes, logits.shape[1])
         wide = logits if logits.dtype == torch.float64 else logits.float()

@@ -13,8 +13,9 @@ class TopInputs:
 
     Ties go to the lowest sample number, so that the result does not depend on how samples come in batches; NaN and -inf
     are never among the top. ``pictures`` maps a sample that is now among the top of some neuron to its input on the
-    CPU: uint8 where all its values lie in [0, 1] (255 times them, rounded), as it was otherwise. Those of samples below
-    ``first_kept``, which someone else keeps, are left out. No more than ``C * top`` are ever held.
+    CPU: uint8 where all its values lie in [0, 1] (255 times them, rounded), otherwise float16, whose steps are finer
+    than the 256 shades of a picture, unless its values are too large for that. Those of samples below ``first_kept``,
+    which someone else keeps, are left out. No more than ``C * top`` are ever held.
     """
 
     def __init__(self, neurons: int, top: int, device: torch.device | str = "cpu", first_kept: int = 0) -> None:
@@ -86,4 +87,6 @@ def _as_picture(given: Tensor) -> Tensor:
     given = given.detach()
     if given.is_floating_point() and bool(((given >= 0) & (given <= 1)).all()):
         given = (given.float() * 255).round().to(torch.uint8)
+    elif given.is_floating_point() and bool((given.abs() <= torch.finfo(torch.float16).max).all()):
+        given = given.half()
     return given.to("cpu", copy=True)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,9 @@ def shown(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Explorat
     """What pages show; the page itself, which takes seconds to make, is its budget."""
     pages: list[Sequence[Exploration]] = []
 
-    def page_html(explorations: Sequence[Exploration], budget: int) -> str:
+    def page_html(explorations: Sequence[Exploration], budget: int, tell: Callable[[list[str]], None]) -> str:
         pages.append(explorations)
+        tell(["Pictures are shown at half of their size."])
         return f"page of {budget} bytes"
 
     monkeypatch.setattr("neurosens_fast.explorer.explorer.page_html", page_html)
@@ -103,7 +104,7 @@ def test_shows_what_python_gives(run: Run, shown: list[Sequence[Exploration]], t
     assert (tiny / "page.html").read_text() == "page of 15000000 bytes"
     for text in ("model    tiny.py:of_digits (sha256 ", "attack   pgd, steps 3; fgsm, eps 0.05, 0.02", "on       cpu"):
         assert text in result.out
-    assert result.out.endswith("written: page.html, 0.0 MB\n")
+    assert result.out.endswith("note     Pictures are shown at half of their size.\nwritten: page.html, 0.0 MB\n")
 
 
 def test_a_whole_page(run: Run, tiny: Path) -> None:

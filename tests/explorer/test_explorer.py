@@ -55,8 +55,18 @@ def test_shows_itself_in_a_notebook(small: Explorer, page: str) -> None:
 @pytest.fixture
 def quick(small: Explorer, monkeypatch: pytest.MonkeyPatch) -> Explorer:
     """Its page only says for how many bytes it was made."""
-    monkeypatch.setattr("neurosens_fast.explorer.explorer.page_html", lambda explorations, budget: f"äöü {budget}")
+    monkeypatch.setattr(
+        "neurosens_fast.explorer.explorer.page_html", lambda explorations, budget, tell: f"äöü {budget}"
+    )
     return small
+
+
+def test_tells_what_the_page_does_not_show_in_full(small: Explorer) -> None:
+    told: list[list[str]] = []
+    small.html(tell=told.append)
+    small.html(1000, told.append)
+    assert told[0] == []
+    assert told[1][-1] == "The page is larger than 0.0 MB: what is left cannot be made smaller."
 
 
 def test_counts_bytes(quick: Explorer, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ PLENTY = 10**9
 
 
 def arrays_of(explorations: list[Exploration], budget: int = PLENTY) -> tuple[list[dict[str, Any]], list[str]]:
-    made, notes = content(explorations, budget)
-    return [model["arrays"] for model in made["models"]], notes
+    made = content(explorations, budget)
+    return [model["arrays"] for model in made["models"]], made["page"]["notes"]
 
 
 def total(explorations: list[Exploration], budget: int = PLENTY) -> int:
@@ -92,8 +92,7 @@ def test_pictures_are_reduced_before_values_are_dropped() -> None:
     full = total([shown])
     budget = full // 2
     (arrays,), notes = arrays_of([shown], budget)
-    made, _ = content([shown], budget)
-    assert made["page"]["factor"] == 2
+    assert content([shown], budget)["page"]["factor"] == 2
     assert arrays["benign"]["shape"] == [60, 32, 32, 3]
     assert arrays["values"]["shape"] == [3, 60, 24]
     assert notes == [f"Pictures are shown at half of their size so that the page stays below {budget / 1e6:.1f} MB."]
@@ -103,8 +102,8 @@ def test_pictures_are_reduced_before_values_are_dropped() -> None:
 def test_what_other_things_take_counts() -> None:
     shown = exploration(side=64)
     full = total([shown])
-    assert content([shown], full + 1000, taken=1000)[0]["page"]["factor"] == 1
-    assert content([shown], full + 1000, taken=full // 2)[0]["page"]["factor"] == 2
+    assert content([shown], full + 1000, taken=1000)["page"]["factor"] == 1
+    assert content([shown], full + 1000, taken=full // 2)["page"]["factor"] == 2
 
 
 def test_then_fewer_images_keep_values() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
+import sys
 import tracemalloc
+import types
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -110,6 +114,44 @@ def test_without_umap_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     expected, same = project(values, "pca")
     assert np.array_equal(found, expected)
     assert how == same
+
+
+class Reducer:
+    """Stands in for ``umap.UMAP``: fitted, it puts a sample where its first two values are, less the first sample's."""
+
+    made: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, **settings: Any) -> None:
+        self.made.append(settings)
+
+    def fit_transform(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert np.isfinite(values).all()
+        self.origin = values[0, :2]
+        return self.transform(values)
+
+    def transform(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values[:, :2] - self.origin
+
+
+@pytest.mark.parametrize("method", ["auto", "umap"])
+def test_umap_gets_benign_values_to_fit_and_the_others_to_place(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("umap")
+    module.__spec__ = importlib.machinery.ModuleSpec("umap", None)
+    module.UMAP = Reducer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "umap", module)
+    monkeypatch.setattr(Reducer, "made", [])
+    values = values_of(2, 12, 4)
+    values[0, 3, 2] = values[1, 7, 1] = np.nan
+    found, how = project(values, method)
+    expected = values[..., :2] - values[0, 0, :2]
+    expected[0, 3] = expected[1, 7] = np.nan
+    np.testing.assert_array_equal(found, expected)
+    assert Reducer.made == [{"n_neighbors": 10, "n_components": 2, "random_state": 0, "n_jobs": 1}]
+    assert how.startswith("UMAP of benign values, 10 neighbours; 2 samples")
+    found, how = project(values[:, :9], method)
+    assert how.startswith("PCA: ")
+    assert "; UMAP needs at least 10 samples" in how
+    assert len(Reducer.made) == 1
 
 
 @pytest.mark.slow

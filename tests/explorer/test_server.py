@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bokeh.models import Div
+from bokeh.models import ColumnDataSource, Div
 
 from neurosens_fast.explorer.exploration import Exploration
 from neurosens_fast.explorer.explorer import Explorer
@@ -38,8 +38,8 @@ class Answers:
 def _few_views() -> Iterator[None]:
     """One view that is a text: those of the page take seconds to make, and are looked at in a browser."""
 
-    def roots(explorations: Sequence[Exploration]) -> list[Div]:
-        return [Div(name="overview-0", text="a view")]
+    def roots(explorations: Sequence[Exploration]) -> list[ColumnDataSource]:
+        return [ColumnDataSource(name="views", tags=[Div(name="overview-0", text="a view")])]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("neurosens_fast.explorer.server.page_roots", roots)

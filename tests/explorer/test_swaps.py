@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neurosens_fast.explorer import swaps
+from neurosens_fast.explorer import forwards, swaps
+from neurosens_fast.explorer.forwards import Forwards
 from neurosens_fast.explorer.reference import activation_swap_loop, pixel_swap_loop
 from neurosens_fast.explorer.swaps import activation_swap, pixel_swap
 
@@ -110,6 +111,53 @@ def test_pixel_swap_is_the_loop(batch: int, bands: int, size: tuple[int, int]) -
         assert ours.shape == (3, 5)
         torch.testing.assert_close(ours, wanted, rtol=1e-9, atol=1e-12)
         assert ours[1, 2] == 0
+
+
+class DependsOnItsInput(nn.Module):
+    """What cannot be traced, and so runs as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = pooled()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images)
+        return logits if bool(images.sum() > 0) else -logits
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_many_swaps_are_the_loop_on_a_private_copy_or_without(traced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwards, "_REPAID", 1)
+    model = pooled() if traced else DependsOnItsInput()
+    norm = model.get_submodule("bn" if traced else "inner.bn")
+    calls: list[int] = []
+    benign, adversarial = torch.rand(2, 4, 3, 8, 9, dtype=torch.float64)
+    masks = torch.rand(4, 40, 8, 9) < 0.3
+    labels, others = torch.randint(4, (2, 4))
+    wanted = pixel_swap_loop(model.eval(), benign, adversarial, masks, labels, others)
+    handle = model.register_forward_pre_hook(lambda _module, inputs: calls.append(len(inputs[0])))
+    hooked = pixel_swap(model, benign, adversarial, masks, labels, others, 32)
+    assert sum(calls) >= 4 + 160, "hooks are the user's, so the model runs as it is"
+    handle.remove()
+    before = norm.get_buffer("running_mean").clone()
+    with same_after(model):
+        found = pixel_swap(model, benign, adversarial, masks, labels, others, 32)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(hooked, wanted, rtol=1e-9, atol=1e-12)
+    assert torch.equal(norm.get_buffer("running_mean"), before)
+
+
+def test_forwards_of_many_images_run_on_the_private_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = pooled(dtype=torch.float32), torch.rand(6, 3, 8, 8)
+    with torch.no_grad():
+        wanted = model(images)
+    repaid = sum(parameter.numel() for parameter in model.parameters()) * 50
+    monkeypatch.setattr(forwards, "_REPAID", repaid)
+    few, many = Forwards(model, images, 49), Forwards(model, images, 50)
+    monkeypatch.setattr(model, "forward", None)  # nothing asks the model itself any more
+    torch.testing.assert_close(many.logits(images), wanted)
+    with pytest.raises(TypeError):
+        few.logits(images)
 
 
 def test_swapping_the_pixel_of_a_neuron_changes_its_class() -> None:

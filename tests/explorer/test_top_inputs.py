@@ -66,10 +66,12 @@ def test_pictures_are_those_of_top_inputs_and_no_more(batch: int) -> None:
         assert picture.untyped_storage().nbytes() == 4, "a view would hold its batch"
 
 
-def test_pictures_of_another_range_are_kept_as_they_were() -> None:
-    inputs = torch.tensor([[-0.5, 2.0], [0.0, 1.0]])
-    found = TopInputs(1, 2)
-    found.update(torch.ones(2, 1), 0, None, inputs)
+def test_pictures_of_another_range_take_two_bytes_a_number() -> None:
+    inputs = torch.tensor([[-0.5, 2.0], [0.0, 1.0], [-0.5, 1e6]])
+    found = TopInputs(1, 3)
+    found.update(torch.ones(3, 1), 0, None, inputs)
     inputs += 1
     assert found.pictures[0].tolist() == [-0.5, 2.0]
+    assert found.pictures[0].untyped_storage().nbytes() == 4
     assert found.pictures[1].tolist() == [0, 255]
+    assert found.pictures[2].tolist() == [-0.5, 1e6], "too large for two bytes, so as they were"

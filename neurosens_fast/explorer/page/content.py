@@ -26,13 +26,12 @@ _CERTAIN = 0.85  # share of the estimate that all of them take at least; few com
 _SHARES = {2: "half", 3: "a third", 4: "a quarter"}
 
 
-def content(
-    explorations: Sequence[Exploration], budget: int, served: bool = False, taken: int = 0
-) -> tuple[dict[str, Any], list[str]]:
-    """``{page, models: [{meta, arrays}]}`` for ``core.js``, and its notes on what the page does not show in full.
+def content(explorations: Sequence[Exploration], budget: int, served: bool = False, taken: int = 0) -> dict[str, Any]:
+    """``{page, models: [{meta, arrays}]}`` for ``core.js``.
 
     ``budget`` is for the whole page, of which other things take ``taken`` bytes. Where the arrays do not fit,
-    thumbnails are reduced by a whole factor, and then fewer images keep the values of their neurons; the notes say so.
+    thumbnails are reduced by a whole factor, and then fewer images keep the values of their neurons; ``page["notes"]``
+    say what the page does not show in full.
     Raises ``ValueError`` for models that were not explored with the same images and attacks.
     """
     check_same(explorations)
@@ -46,7 +45,6 @@ def content(
         kept, others = _fewer_values(explorations, others, over)
         over = _size(others) + _size(pictures) - room
     arrays = [_not_twice(index, other | pictures[index], others[0] | pictures[0]) for index, other in enumerate(others)]
-    notes = _notes(explorations, factor, kept, budget, over)
     page = {
         "count": len(first.images.labels),
         "classes": list(without_formulas(first).classes),
@@ -56,10 +54,10 @@ def content(
         "levels": [{"attack": one.attack, "eps": one.eps, "label": str(one)} for one in first.levels],
         "factor": factor,
         "served": served,
-        "notes": notes,
+        "notes": _notes(explorations, factor, kept, budget, over),
     }
     models = [{"meta": _meta(one, index), "arrays": arrays[index]} for index, one in enumerate(explorations)]
-    return {"page": page, "models": models}, notes
+    return {"page": page, "models": models}
 
 
 def check_same(explorations: Sequence[Exploration]) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from neurosens_fast.explorer.exploration import Exploration
 
 from .content import check_same, content
-from .layout import FIRST, SECTIONS, views
+from .layout import SECTIONS, views
 from .text import without_formulas
 
 if TYPE_CHECKING:
-    from bokeh.models import UIElement
+    from bokeh.models import ColumnDataSource
     from jinja2 import Template
 
 SCRIPTS = (
@@ -46,23 +46,31 @@ _NEXT_SCRIPT = "\n    </script>\n    <script>\n"
 _PLACE = '"where the numbers of the page go"'
 
 
-def page_roots(explorations: Sequence[Exploration]) -> list[UIElement]:
-    """The Bokeh models of every view, named ``view-0`` for the first model and ``view-1`` for the second."""
-    roots = []
+def page_roots(explorations: Sequence[Exploration]) -> list[ColumnDataSource]:
+    """The root of the document, called ``views``: its tags are the Bokeh models of every view.
+
+    They are named ``view-0`` for the first model and ``view-1`` for the second. As tags they are known to the page, but
+    not drawn before a script asks for it, which fills each with its data first.
+    """
+    from bokeh.models import ColumnDataSource
+
+    found = []
     for index, exploration in enumerate(explorations):
-        for name, root in views(without_formulas(exploration), index).items():
-            root.name = f"{name}-{index}"
-            root.visible = name in FIRST
-            roots.append(root)
-    return roots
+        for name, view in views(without_formulas(exploration), index).items():
+            view.name = f"{name}-{index}"
+            found.append(view)
+    return [ColumnDataSource(name="views", tags=found)]
 
 
 def page_variables(
-    explorations: Sequence[Exploration], roots: Sequence[UIElement], budget: int, served: bool = False, taken: int = 0
+    explorations: Sequence[Exploration],
+    roots: Sequence[ColumnDataSource],
+    budget: int,
+    served: bool = False,
+    taken: int = 0,
 ) -> dict[str, Any]:
     """What the template needs besides Bokeh's own variables; sizes are those of :func:`.content.content`."""
-    packed, _ = content(explorations, budget, served, taken)
-    return _variables(explorations, roots, _as_text(packed))
+    return _variables(explorations, roots, _as_text(content(explorations, budget, served, taken)))
 
 
 def page_title(explorations: Sequence[Exploration]) -> str:
@@ -74,11 +82,11 @@ def _names(explorations: Sequence[Exploration]) -> str:
     return " and ".join(exploration.name for exploration in explorations)
 
 
-def _variables(explorations: Sequence[Exploration], roots: Sequence[UIElement], text: str) -> dict[str, Any]:
+def _variables(explorations: Sequence[Exploration], roots: Sequence[ColumnDataSource], text: str) -> dict[str, Any]:
     return {
         "title_text": _names(explorations),
         "explorations": explorations,
-        "root_names": [root.name for root in roots],
+        "view_names": [view.name for root in roots for view in root.tags],
         "sections": SECTIONS,
         "content": text,
         "scripts": _NEXT_SCRIPT.join(file_text(f"scripts/{name}") for name in SCRIPTS),
@@ -103,8 +111,10 @@ def file_text(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
-def page_html(explorations: Sequence[Exploration], budget: int) -> str:
+def page_html(explorations: Sequence[Exploration], budget: int, tell: Callable[[list[str]], None] | None = None) -> str:
     """The whole page as HTML that needs no other file and fetches nothing, of at most ``budget`` bytes if that can be.
+
+    ``tell`` is called with the sentences that say what the page does not show in full.
 
     Raises ``ValueError`` for models that were not explored with the same images and attacks.
     """
@@ -119,5 +129,7 @@ def page_html(explorations: Sequence[Exploration], budget: int) -> str:
         roots, INLINE, page_title(explorations), template=page_template(), template_variables=variables
     )
     before, after = html.split(_PLACE)
-    packed, _ = content(explorations, budget, taken=len(before.encode()) + len(after.encode()))
+    packed = content(explorations, budget, taken=len(before.encode()) + len(after.encode()))
+    if tell is not None:
+        tell(packed["page"]["notes"])
     return before + _as_text(packed) + after

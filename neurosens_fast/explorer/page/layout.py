@@ -83,10 +83,6 @@ SECTIONS = (
 )
 
 
-FIRST = ("overview", "grid")
-"""The sections that are drawn at once; the scripts make the others visible when these are on the screen."""
-
-
 def views(exploration: Exploration, index: int) -> dict[str, UIElement]:
     """The views of one model by the name of their section; those that cannot be shown are left out."""
     made = {section.name: section.make(exploration, index) for section in SECTIONS}

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.browser
 ALL = "60 of 60 images · 24 of 24 neurons selected"
 STATE = """() => explorer.page.models.map((model) => [
   explorer.page.level, explorer.imageRows(), model.measure, model.focus, explorer.neuronPlaces(model),
+  model.pins && Array.from(model.pins.keys()).filter((neuron) => model.pins[neuron]),
 ])"""
+TABLE_SAYS = "Bokeh.documents[0].get_model_by_name('table-said-0').text"
 FIRST = "explorer.page.models[0].firstFocus"
 
 
@@ -64,6 +66,39 @@ def test_nothing_is_wider_than_the_window(open_page: OpenPage) -> None:
         page.set_viewport_size({"width": width, "height": 900})
         settle(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+CHOOSE_EARLY = """
+new MutationObserver((changes, observer) => {
+  if (!document.body?.dataset.ready) return;
+  observer.disconnect();
+  window.first = [...document.querySelectorAll(".view")].filter((view) => view.children.length).map((view) => view.id);
+  window.early = document.body.dataset.complete === undefined;
+  explorer.selectImages([1, 4, 6]);
+  explorer.selectNeurons(explorer.page.models[0], [0, 7, 23]);
+  explorer.setLevel(1);
+}).observe(document, {attributes: true, subtree: true, attributeFilter: ["data-ready"]});
+"""
+DRAWN = """() => {
+  const data = (name) => Bokeh.documents[0].get_model_by_name(name).data;
+  return [Array.from(data("neurons-order-0").neuron).sort((a, b) => a - b), data("clusters-chosen-0").left.length];
+}"""
+
+
+def test_what_is_on_the_screen_comes_first_and_the_rest_shows_what_was_chosen_meanwhile(open_page: OpenPage) -> None:
+    page = open_page(exploration())
+    page.add_init_script(CHOOSE_EARLY)
+    page.reload()
+    page.wait_for_selector("body[data-complete=true]", state="attached")
+    assert page.evaluate("[window.first, window.early]") == [["overview-view-0", "grid-view-0"], True]
+    assert selected(page) == "3 of 60 images · 3 of 24 neurons selected"
+    assert page.evaluate(DRAWN) == [[0, 7, 23], 3]
+    said = page.locator("#neurons").inner_text()
+    assert "3 of 24 neurons, selected." in said
+    assert "Means over 3 of 3 selected images" in said
+    assert "3 of 24 neurons" in page.evaluate(TABLE_SAYS)
+    assert "measures at PGD, eps 0.05" in page.evaluate(TABLE_SAYS)
+    assert [name for name in figures(page) if canvas_is_blank(page, name)] == []
 
 
 @pytest.mark.parametrize("by", ["button", "Escape"])
@@ -111,11 +146,13 @@ def test_the_address_brings_the_choice_back(open_page: OpenPage) -> None:
     page.evaluate("explorer.setLevel(1)")
     page.evaluate("explorer.focusNeuron(explorer.page.models[0], 3)")
     page.evaluate("explorer.setMeasure(explorer.page.models[0], 'score')")
+    page.evaluate("explorer.pinNeurons(explorer.page.models[0], [4, 21])")
     chosen = page.evaluate(STATE)
-    assert chosen == [[1, [0, 8, 59], "score", 3, [7, 8, 23]]]
+    assert chosen == [[1, [0, 8, 59], "score", 3, [7, 8, 23], [4, 21]]]
     _, _, hash = address_of(page).partition("#")
     again = open_page(exploration(), hash)
     assert again.evaluate(STATE) == chosen
+    assert "2 pinned on top" in again.evaluate(TABLE_SAYS)
     assert selected(again) == "3 of 60 images · 3 of 24 neurons selected"
     assert again.locator("#eps-value").inner_text() == "0.05"
 
@@ -137,7 +174,9 @@ def test_another_address_in_the_same_page(open_page: OpenPage) -> None:
 )
 def test_an_address_of_something_else(open_page: OpenPage, hash: str) -> None:
     page = open_page(exploration(), hash)
-    assert page.evaluate(STATE) == [[0, list(range(60)), "activation_change", page.evaluate(FIRST), list(range(24))]]
+    assert page.evaluate(STATE) == [
+        [0, list(range(60)), "activation_change", page.evaluate(FIRST), list(range(24)), None]
+    ]
     assert selected(page) == ALL
 
 

@@ -1,7 +1,7 @@
 // Rank agreement of measures: a number in each cell, and a frame around the measure that is shown.
 "use strict";
 
-explorer.view((model) => {
+explorer.view("neurons", (model) => {
   const figure = explorer.bokeh("agreement", model);
   if (!figure) return null;
   const {measures} = model.meta;

@@ -1,7 +1,7 @@
 // Neuron clusters: the tree, its cut, and selection of the neurons below a link.
 "use strict";
 
-explorer.view((model) => {
+explorer.view("clusters", (model) => {
   const find = (name) => explorer.bokeh(`clusters-${name}`, model);
   const figure = find("tree");
   if (!figure) return null;
@@ -19,6 +19,7 @@ explorer.view((model) => {
   const MOST_LISTED = 500; // and in the list
   const NEAR = 12; // pixels from a link that a click may be
   const ROOM = 14; // pixels that the number of a leaf takes
+  const BESIDE = 110; // pixels beside the frame of the figure, about
 
   // --- the tree -------------------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ explorer.view((model) => {
   function drawTicks() {
     const {start, end} = figure.x_range;
     const from = Math.max(Math.ceil(start), 0), to = Math.min(Math.floor(end), leaves - 1);
-    const step = Math.max(Math.ceil((ROOM * (end - start)) / Math.max(figure.inner_width, 1)), 1);
+    const step = Math.max(Math.ceil((ROOM * (end - start)) / Math.max(explorer.frameWidth(figure, bar.clientWidth - BESIDE), 1)), 1);
     const ticks = [];
     for (let i = Math.ceil(from / step) * step; i <= to; i += step) ticks.push(i);
     if (ticks.join() !== find("ticks").ticks.join()) find("ticks").ticks = ticks;

@@ -11,7 +11,7 @@
     const {start, end} = figure.x_range;
     const first = Math.max(Math.floor(start), 0);
     const last = Math.min(Math.ceil(end), length - 1);
-    const step = Math.max((end - start) / Math.max(figure.inner_width / PIXELS, 1), 1);
+    const step = Math.max((end - start) / Math.max(explorer.frameWidth(figure, 1000) / PIXELS, 1), 1);
     const found = [];
     for (let from = first; from <= last; ) {
       const next = Math.max(Math.ceil((Math.floor(from / step + 1e-9) + 1) * step), from + 1);

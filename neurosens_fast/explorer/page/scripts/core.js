@@ -100,6 +100,11 @@ const explorer = (() => {
     changed("focus");
   }
 
+  function pinNeurons(model, neurons) {
+    model.pins = mask(model.meta.neurons, neurons);
+    changed("pins");
+  }
+
   function setLevel(level) {
     page.level = level;
     changed("level");
@@ -171,6 +176,7 @@ const explorer = (() => {
       if (model.measure !== model.firstMeasure) choice.set(`measure${model.index}`, model.measure);
       if (model.focus !== model.firstFocus) choice.set(`neuron${model.index}`, model.focus);
       if (model.neurons) choice.set(`neurons${model.index}`, bits(model.neurons));
+      if (model.pins) choice.set(`pins${model.index}`, bits(model.pins));
     }
     return choice;
   }
@@ -210,19 +216,28 @@ const explorer = (() => {
       model.measure = model.meta.measures.some((one) => one.name === measure) ? measure : model.firstMeasure;
       model.focus = within(`neuron${model.index}`, model.meta.neurons) ?? model.firstFocus;
       model.neurons = maskFrom(choice.get(`neurons${model.index}`), model.meta.neurons);
+      model.pins = maskFrom(choice.get(`pins${model.index}`), model.meta.neurons);
     }
   }
 
   // --- beginning ----------------------------------------------------------------------------------------
 
-  function view(make) {
-    makers.push(make);
+  // Registers make(model), which fills the Bokeh models of a section and returns {update(changes)}, or null where
+  // they are not on the page. What is filled before it is drawn is laid out once only; `drawn` is for a script that
+  // needs Bokeh's views, and runs when they are there.
+  function view(section, make, {drawn = false} = {}) {
+    makers.push({section, make, drawn});
   }
 
   // The Bokeh model that Python called "name-index"; null where the view is not on the page.
   function bokeh(name, model) {
     const whole = model === undefined ? name : `${name}-${model.index}`;
     return Bokeh.documents[0].get_model_by_name(whole);
+  }
+
+  // The width of a figure's frame in pixels; `room` is what to take it for until the figure is drawn.
+  function frameWidth(figure, room) {
+    return figure.properties.inner_width.is_unset ? room : figure.inner_width;
   }
 
   // Calls act() when the property of a Bokeh model changes.
@@ -241,13 +256,58 @@ const explorer = (() => {
     return document.getElementById(`${section}-controls-${model.index}`);
   }
 
-  async function drawn() {
-    while (!(window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle)) {
-      await new Promise((resolve) => setTimeout(resolve, 10));
+  const moment = (time = 10) => new Promise((resolve) => setTimeout(resolve, time));
+
+  // Until the browser has painted; a click or a scroll that waits comes first.
+  const rest = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+
+  const EVERYTHING = ["images", "neurons", "level", "measure", "focus", "pins"];
+
+  function begin({make}, model) {
+    try {
+      const made = make(model);
+      if (!made) return;
+      views.push(made);
+      made.update(new Set(EVERYTHING));
+    } catch (error) {
+      reportError(error); // the other views are still made
     }
   }
 
-  const EVERYTHING = ["images", "neurons", "level", "measure", "focus"];
+  // Draws the views of a section, of all models.
+  async function draw(section) {
+    const own = makers.filter((maker) => maker.section === section);
+    for (const model of page.models) for (const maker of own) if (!maker.drawn) begin(maker, model);
+    const made = [];
+    for (const model of page.models) {
+      const place = document.getElementById(`${section}-view-${model.index}`);
+      if (!place) continue;
+      const view = await Bokeh.documents[0].views_manager.build_view(bokeh(section, model));
+      view.build(place);
+      Bokeh.index.add(view);
+      made.push(view);
+    }
+    for (const model of page.models) for (const maker of own) if (maker.drawn) begin(maker, model);
+    while (!made.every((view) => view.has_finished())) await moment();
+  }
+
+  function onScreen(section) {
+    const {top, bottom} = document.getElementById(section).getBoundingClientRect();
+    return top < innerHeight && bottom > 0;
+  }
+
+  // Section after section: those on the screen first, then the others from the top; the page is in use meanwhile.
+  async function drawAll() {
+    const waiting = [...document.querySelectorAll("main > section")].map(({id}) => id);
+    while (waiting.length) {
+      const next = waiting.find(onScreen) ?? waiting[0];
+      if (!onScreen(next)) document.body.dataset.ready = "true";
+      await draw(next).catch(reportError);
+      waiting.splice(waiting.indexOf(next), 1);
+      await rest();
+    }
+    document.body.dataset.ready = document.body.dataset.complete = "true";
+  }
 
   async function start() {
     const content = JSON.parse(document.getElementById("content").textContent);
@@ -256,21 +316,13 @@ const explorer = (() => {
       const data = await unpackAll(arrays, page.models[0]?.data);
       const measure = meta.measures[0].name;
       page.models.push({
-        index, meta, data, measure, firstMeasure: measure, focus: meta.focus, firstFocus: meta.focus, neurons: null,
+        index, meta, data, measure, firstMeasure: measure, focus: meta.focus, firstFocus: meta.focus, neurons: null, pins: null,
       });
     }
-    await drawn();
+    while (!(window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].views_manager)) await moment();
     recall();
-    for (const make of makers) {
-      for (const model of page.models) {
-        try {
-          const made = make(model);
-          if (made) views.push(made);
-        } catch (error) {
-          reportError(error); // the other views are still made
-        }
-      }
-    }
+    await draw("header");
+    tell();
     document.getElementById("reset").addEventListener("click", reset);
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && !event.defaultPrevented) reset();
@@ -279,27 +331,7 @@ const explorer = (() => {
       recall();
       changed(...EVERYTHING);
     });
-    changed(...EVERYTHING);
-    document.body.dataset.ready = "true";
-    await rest();
-    await drawRest();
-    changed(...EVERYTHING);
-    document.body.dataset.complete = "true";
-  }
-
-  // Until the browser has painted and has nothing else to do.
-  function rest() {
-    return new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 30)));
-  }
-
-  // The views that Python left invisible: the page is in use before all of them are drawn, which takes seconds.
-  async function drawRest() {
-    for (const root of Bokeh.documents[0].roots()) {
-      if (root.visible !== false) continue;
-      await rest(); // a click or a scroll comes first
-      root.visible = true;
-    }
-    await drawn();
+    await drawAll();
   }
 
   window.addEventListener("DOMContentLoaded", () => {
@@ -311,7 +343,7 @@ const explorer = (() => {
 
   return {
     BENIGN: "#0072B2", ADVERSARIAL: "#D55E00", // as in colours.py
-    page, view, bokeh, when, onEvent, controls, unpack, unpackAll, number, size, levelName, imageRows, neuronPlaces,
-    selectImages, selectNeurons, focusNeuron, setLevel, setMeasure, reset,
+    page, view, bokeh, frameWidth, when, onEvent, controls, unpack, unpackAll, number, size, levelName, imageRows, neuronPlaces,
+    selectImages, selectNeurons, focusNeuron, pinNeurons, setLevel, setMeasure, reset,
   };
 })();

@@ -1,10 +1,10 @@
 // The inputs that stimulate the focused neuron most, with the patch that it sees.
 "use strict";
 
-explorer.view((model) => {
+explorer.view("fields", (model) => {
   const sheet = explorer.bokeh("features", model);
   if (!sheet) return null;
-  const {page, pictures} = explorer;
+  const {page, pictures, short} = explorer;
   const {data, meta} = model;
   const [height, width] = explorer.bokeh("fields", model).tags; // of an image of the figure
   const [, rows, across] = data.benign.shape; // of one in the page, which may have been made smaller, as its patches
@@ -12,7 +12,7 @@ explorer.view((model) => {
   const tiles = explorer.bokeh("features-tiles", model);
   const source = explorer.bokeh("features-source", model);
   const note = explorer.bokeh("field-features-note", model);
-  const {short, escaped, say} = explorer.words;
+  const {escaped, say} = explorer.words;
 
   // Pixels of a picture in the page, among the images or beside them; null where there is none.
   function pixels(row) {

@@ -6,11 +6,12 @@
   let shown = null;
   const redraws = [];
 
-  const {list, percent, escaped, short, say, fold} = explorer.words;
+  const {list, percent, escaped, say, fold} = explorer.words;
+  const {short} = explorer;
   const plain = (value) => `${value < 0 ? "−" : ""}${Math.abs(value).toFixed(3)}`;
   const signed = (value) => `${value < 0 ? "" : "+"}${plain(value)}`;
 
-  explorer.view((model) => {
+  explorer.view("fields", (model) => {
     if (!explorer.bokeh("fields", model)) return null;
     const part = (name) => explorer.bokeh(`field-${name}`, model);
     const fields = explorer.fields(model);
@@ -104,6 +105,8 @@
       const size = field.mask.data.length;
       const inside = field.mask.data.reduce((sum, one) => sum + one, 0);
       const share = model.meta.fieldShare;
+      const small = page.factor > 1 && field.mask.height === model.data.benign.shape[1]; // a server's is not
+      const counted = small ? ` (counted in pictures at 1/${page.factor} of their size)` : "";
       const which = share === null ? "with the largest influence on it" : `that together have ${percent(share)} of the influence on it`;
       const [truth, turned] = both.names.map(escaped);
       const other = both.truth === both.turned
@@ -116,7 +119,7 @@
       say(
         part("swap"),
         `<b>Neuron ${explorer.number(field.neuron)}</b> in ${imageName(row)}: its receptive field is the ` +
-        `${explorer.number(inside)} of ${explorer.number(size)} pixels ${which}. With the adversarial pixels put in there, ` +
+        `${explorer.number(inside)} of ${explorer.number(size)} pixels${counted} ${which}. With the adversarial pixels put in there, ` +
         `p(${truth}), the true class, changes by <b>${signed(-field.drop)}</b> ` +
         `(${plain(both.p[0][0])} → ${plain(after[0])}). ${other}`,
       );
@@ -261,5 +264,5 @@
         if (["images", "neurons", "level", "focus"].some((what) => changes.has(what))) redraw();
       },
     };
-  });
+  }, {drawn: true});
 })();

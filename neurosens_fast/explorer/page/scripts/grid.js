@@ -1,12 +1,13 @@
 // Image grid: a page of pairs of the selected images. The figure's units are pixels of the screen, from its top left.
 "use strict";
 
-explorer.view((model) => {
+explorer.view("grid", (model) => {
   const plot = explorer.bokeh("grid", model);
   if (!plot) return null;
   const PAGE = 12; // pairs on a page
   const LINE = 14; // height of a line of text
   const MARGIN = 20; // for what stands at the left of each row
+  const BESIDE = 30; // pixels beside the frame of the figure, about
   const INK = "#1c2430";
   const page = explorer.page;
   const {labels, samples, probabilities, linf, l2, benign} = model.data;
@@ -65,8 +66,8 @@ explorer.view((model) => {
   }
 
   // As many columns as fit and fill whole rows, and how large a picture is then: whole pixels for each of its own.
-  function layout() {
-    const room = plot.inner_width - MARGIN;
+  function layout(frame) {
+    const room = frame - MARGIN;
     const columns = [12, 6, 4, 3, 2].find((count) => room / count >= 100) ?? 1;
     const cell = Math.min(room / columns, 150);
     const scale = Math.min((cell - 18) / width, (cell - 18) / height);
@@ -78,9 +79,10 @@ explorer.view((model) => {
   const cut = (text, pixels) => explorer.short(text, Math.max(3, Math.floor(pixels / 6)));
 
   function draw() {
-    if (!(plot.inner_width > MARGIN)) return; // not on the screen yet
+    const frame = explorer.frameWidth(plot, bar.clientWidth - BESIDE);
+    if (!(frame > MARGIN)) return; // not on the screen yet
     const shown = rows.slice(first, first + PAGE);
-    const drawing = layout();
+    const drawing = layout(frame);
     const frames = {x: [], y: [], width: [], height: [], colour: [], number: [], kind: [], true: [], predicted: [],
       p: [], size: []};
     const pictures = {image: [], x: [], y: [], width: [], height: []};
@@ -138,7 +140,7 @@ explorer.view((model) => {
     }
     const total = Math.max(1, Math.ceil(shown.length / drawing.columns)) * drawing.total;
     plot.height = Math.round(total);
-    plot.x_range.setv({start: 0, end: plot.inner_width});
+    plot.x_range.setv({start: 0, end: frame});
     plot.y_range.setv({start: total, end: 0});
     for (const [name, columns] of Object.entries({frames, pictures, bars, texts})) sources[name].data = columns;
     const number = explorer.number;

@@ -2,7 +2,7 @@
 // does not show in full.
 "use strict";
 
-explorer.view((model) => {
+explorer.view("header", (model) => {
   if (model.index > 0) return null; // once for all models
   const page = explorer.page;
   const list = document.getElementById("attack");

@@ -1,14 +1,15 @@
 // Neuron vulnerability: lines of what each neuron adds to a class, benign and adversarial, and a measure below them.
 "use strict";
 
-explorer.view((model) => {
+explorer.view("neurons", (model) => {
   const find = (name) => explorer.bokeh(`neurons-${name}`, model);
   const figure = find("lines");
   if (!figure) return null;
-  const {page, turns, least, most} = explorer;
+  const {page, short, turns, least, most} = explorer;
   const {data, meta} = model;
   const [, kept, count] = data.values.shape;
   const MOST_CLASSES = 5; // with lines of their own
+  const BESIDE = 110; // pixels beside the frame of the figures, about
   const MARKED = 150, APART = 300; // up to so many neurons have markers, and gaps between bars
   const ORDERS = [["measure", "the measure, largest first"], ["number", "their number"]];
   if (data.clusters_order) ORDERS.push(["clusters", "the cluster tree"]);
@@ -100,7 +101,6 @@ explorer.view((model) => {
   // --- drawing --------------------------------------------------------------------------------------------
 
   const KINDS = ["benign", "adversarial"];
-  const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
   // Names that were cut off may be alike, and the legend leaves out what it has already.
   const named = (number) => {
     const name = page.classes[number];
@@ -149,7 +149,7 @@ explorer.view((model) => {
     // another height is drawn at once, and lines that are still being taken in would be drawn half.
     const names = lines.label.concat("adversarial, all selected images");
     const wide = 45 + 5.8 * Math.max(...names.map((name) => name.length));
-    const ncols = Math.min(Math.max(Math.floor(figure.inner_width / wide), 1), names.length + 1);
+    const ncols = Math.min(Math.max(Math.floor(explorer.frameWidth(figure, bar.clientWidth - BESIDE) / wide), 1), names.length + 1);
     if (find("legend").ncols !== ncols) find("legend").ncols = ncols;
     figure.height = 300 + 22 * Math.ceil((names.length + 1) / ncols);
     find("order").data = {neuron: order};

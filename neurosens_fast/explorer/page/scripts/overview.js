@@ -1,7 +1,7 @@
 // Data overview: colours and places of the points, counts of the matrix, and selection in both.
 "use strict";
 
-explorer.view((model) => {
+explorer.view("overview", (model) => {
   const points = explorer.bokeh("points", model);
   if (!points) return null;
   const page = explorer.page;
@@ -121,7 +121,7 @@ explorer.view((model) => {
 
   // As much as there is room for in a cell.
   function written(chosen, all) {
-    const width = matrix.inner_width / classes.length;
+    const width = explorer.frameWidth(matrix, 0) / classes.length;
     if (!all || width < 15) return "";
     if (width > 7 * `${chosen}/${all}`.length) return `${chosen}/${all}`;
     return width < 26 ? `${chosen}` : `${chosen}\n/${all}`;

@@ -31,7 +31,7 @@
     setTimeout(() => URL.revokeObjectURL(address), 10_000);
   }
 
-  explorer.view((model) => {
+  explorer.view("table", (model) => {
     const table = explorer.bokeh("table-grid", model);
     if (!table) return null;
     const part = (name) => explorer.bokeh(`table-${name}`, model);
@@ -40,7 +40,7 @@
     const count = meta.neurons;
     const source = part("source");
     const view = Bokeh.index.find_one(table);
-    const pinned = new Set();
+    let pinned = new Set();
     let columns = {};
     let searched = ""; // the last search that could be read
     let found = null; // mask of what the search finds, null for all
@@ -215,9 +215,7 @@
     explorer.onEvent(part("pin"), "button_click", () => {
       const on = acted();
       const unpin = on.every((neuron) => pinned.has(neuron));
-      for (const neuron of on) unpin ? pinned.delete(neuron) : pinned.add(neuron);
-      redraw();
-      view.grid.scrollRowToTop(0);
+      explorer.pinNeurons(model, unpin ? [...pinned].filter((neuron) => !on.includes(neuron)) : [...pinned, ...on]);
     });
     explorer.onEvent(part("select"), "button_click", () => explorer.selectNeurons(model, toSelect()));
     explorer.when(part("search"), "value_input", () => search(part("search").value_input, false));
@@ -233,6 +231,13 @@
 
     return {
       update(changes) {
+        if (changes.has("pins")) {
+          pinned = new Set(model.pins ? [...model.pins.keys()].filter((neuron) => model.pins[neuron]) : []);
+          if (!changes.has("level")) {
+            redraw();
+            view.grid.scrollRowToTop(0);
+          }
+        }
         if (changes.has("level")) {
           fill();
           found = explorer.searchNeurons(model, searched).mask;
@@ -248,5 +253,5 @@
         tell();
       },
     };
-  });
+  }, {drawn: true});
 })();

@@ -9,10 +9,6 @@ explorer.words = {
 
   escaped: (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;"),
 
-  // Names often differ at their end only.
-  short: (text, most) =>
-    text.length > most ? `${text.slice(0, most - 6).trimEnd()}…${text.slice(-5).trimStart()}` : text,
-
   // Puts HTML into a Bokeh Div. Bokeh itself would lay out all that stands around it anew, which takes long.
   say(div, html) {
     if (div.text === html) return;
