@@ -126,7 +126,8 @@ class PrivateCopy:
         for pair in self._pairs:
             weight, bias = _folded_tensors(pair.layer, pair.norm)
             if self._format == torch.channels_last and weight.dim() == 4:
-                weight = weight.contiguous(memory_format=torch.channels_last)
+                # Not contiguous(), which leaves the strides of a single channel, by which torch chooses the output's.
+                weight = torch.empty_like(weight, memory_format=torch.channels_last).copy_(weight)
             _put(pair.copy, "weight", weight if self._dtype is None else weight.to(self._dtype))
             if bias is not None:
                 _put(pair.copy, "bias", bias if self._dtype is None else bias.to(self._dtype))

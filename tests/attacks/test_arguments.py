@@ -82,9 +82,15 @@ def test_explain_names_each_switch_and_its_reason() -> None:
     attack(x[:, :1], y)
     assert attack.explain().splitlines()[:2] == [
         "fold: yes, 1 batch norms folded into the layers before them, on a private copy",
-        "channels_last: no, the inputs are no images [N, C, H, W] with three channels or more, or there is no 2-D "
-        "convolution",
+        "channels_last: yes, images and convolutions lie in channels_last memory",
     ]
     attack.steps = 1
     attack(x[:, :1], y)
     assert "fold: no, a single pass would not repay the copy" in attack.explain()
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5)).eval()
+    attack = PGD(flat)
+    attack(x[:, :1], y)
+    assert attack.explain().splitlines()[:2] == [
+        "fold: yes, 1 batch norms folded into the layers before them, on a private copy",
+        "channels_last: no, the inputs are no images [N, C, H, W], or there is no 2-D convolution",
+    ]

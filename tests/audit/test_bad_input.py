@@ -104,12 +104,13 @@ def test_models_on_several_devices_are_refused(settings: dict[str, Any], model: 
 
 
 def test_compiled_models_are_measured_all_the_same(model: Any) -> None:
-    plain = audit(model, (X, Y), moved, "all")
+    fused, hooked = (audit(model, (X, Y), moved, "all", fuse=fuse) for fuse in (True, False))
     compiled: Any = torch.compile(model, backend="eager")
     whole = audit(compiled, (X, Y), moved, "all")
     model[0].compile(backend="eager")
     model.compile(backend="eager")
-    for report in (whole, audit(model, (X, Y), moved, "all")):
+    in_place = audit(model, (X, Y), moved, "all")  # has no private copy
+    for report, plain in ((whole, fused), (in_place, hooked)):
         assert list(report.layers) == list(plain.layers)
         assert all(torch.equal(report.sensitivity[name], value) for name, value in plain.sensitivity.items())
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from neurosens_fast.attacks.engine import engine as attack_engine
 from neurosens_fast.capture import Taps, pair_inputs, paired_forward
-from neurosens_fast.folding import FusedTaps
+from neurosens_fast.folding import FusedTaps, PrivateCopy
 from tests.attacks.networks import convolutional, uneven
 from tests.capture.networks import TupleTransformer, torchvision_model
 
@@ -214,14 +214,28 @@ def test_a_model_that_changes_between_batches() -> None:
 
 
 def test_attacks_and_audits_share_the_rule_for_channels_last() -> None:
-    model = convolutional(torch.float64)
-    for shape in ((3, 8, 8), (1, 8, 8)):
-        model[0] = nn.Conv2d(shape[0], 6, 3, padding=1).double()
+    grey = convolutional(torch.float64)
+    grey[0] = nn.Conv2d(1, 6, 3, padding=1).double()
+    flat = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU()).double().eval()
+    cases = ((convolutional(torch.float64), (3, 8, 8)), (grey, (1, 8, 8)), (flat, (8,)))
+    for model, shape in cases:
         benign, _ = pair(shape)
         engine = attack_engine.Engine(model, attack_engine.Switches(**_SWITCHES), "test")
         engine.begin(benign, 10, True)
         fused = FusedTaps(Taps(model), benign)
-        assert fused.channels_last == (engine.memory_format == torch.channels_last) == (shape[0] == 3)
+        assert fused.reason == ""
+        assert fused.channels_last == (engine.memory_format == torch.channels_last) == (model is not flat)
+
+
+def test_all_activations_of_grey_images_lie_in_channels_last_memory() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3)).eval()
+    copied = PrivateCopy(model, fold=True, channels_last=True, dtype=None)
+    copied.refresh()
+    x = torch.rand(2, 1, 8, 8)
+    first = next(iter(copied.module.children()))
+    assert first(x).is_contiguous(memory_format=torch.channels_last)
+    assert copied.run(x).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(copied.run(x), model(x))
 
 
 _SWITCHES: Any = {"exact": False, "fold": True, "channels_last": True, "dtype": None, "compaction": False,

@@ -192,7 +192,7 @@ class Engine:
 
     def _fingerprint(self, images: Tensor) -> tuple[Any, ...]:
         # The number of axes too: batch norm behind a linear layer can be folded for [N, F], not for [N, L, F].
-        return fingerprint(self.model, is_special), images.dim(), images.shape[1] >= 3, self._dtype_for(images)
+        return fingerprint(self.model, is_special), images.dim(), self._dtype_for(images)
 
     def _traced(self, model: nn.Module, images: Tensor, spatial: bool) -> PrivateCopy:
         wanted = self.switches
@@ -248,7 +248,7 @@ class Engine:
             if spatial and missing
             else "the model fails on activations in channels_last memory; reshape() in the place of view() would do"
             if spatial and private is not None and private.convolutions
-            else "the inputs are no images [N, C, H, W] with three channels or more, or there is no 2-D convolution",
+            else "the inputs are no images [N, C, H, W], or there is no 2-D convolution",
         )
         note(
             *("dtype", self._dtype is not None),

@@ -17,8 +17,7 @@ class Switches(TypedDict, total=False):
     ``torch.fx`` traces; needs a model that can be traced, and evaluation-mode batch norm behind such a layer. The
     copy is compared with the model on two samples first. Modules that carry hooks are neither folded nor copied, and
     a model whose forward changes attributes or draws random numbers runs as it is.
-    ``channels_last``: images ``[N, C, H, W]`` of three channels and more, and the copy's convolutions, lie in
-    channels_last memory.
+    ``channels_last``: images ``[N, C, H, W]`` and the copy's convolutions lie in channels_last memory.
     ``dtype``: ``torch.bfloat16`` runs the model in that dtype; the perturbation, the loss and the steps stay as wide
     as the images.
     ``compaction``: samples that already fell, as the untouched model judges, are dropped: for callers who want
