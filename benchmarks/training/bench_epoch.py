@@ -1,10 +1,11 @@
 """An epoch of SNS training, PGD-10 in its loop, against the same algorithm in plain PyTorch.
 
 The plain epoch keeps activations by hooks and attacks through the model as it is, in evaluation mode; it runs in
-contiguous and in channels_last memory, with bfloat16 under autocast as ours. Ours is a step of ``fit``: statistics in
-one read, the attack on a folded copy, channels_last. "No term" is the same step of this package without the SNS term.
-Batches are few, and on a CPU small, since time goes with their number; there is no validation. Before, both sides
-learn from one batch with the same adversarial images: the loss and the change of every weight must be equal.
+contiguous and in channels_last memory, with bfloat16 under autocast as ours, and then in float32 too. Ours is a step
+of ``fit``: statistics in one read, the attack on a folded copy, channels_last. "No term" is the same step of this
+package without the SNS term. Batches are few, and on a CPU small, since time goes with their number; there is no
+validation. Before, both sides learn from one batch with the same adversarial images: the loss and the change of every
+weight must be equal.
 
 ``bench_fit`` is a whole call of ``fit`` on the digits with validation, and the losses of both by epoch.
 """
@@ -118,7 +119,9 @@ def bench_epoch(name: str, precision: str, device: str, contest: Contest) -> Non
     model = load_model(name).to(device).train()
     agreed = same_step(model, settings, batches[0], device)
     plain, last = copy.deepcopy(model), in_channels_last(model)
+    wider = {}
     if precision == "bfloat16":
+        wider["plain PyTorch, float32"] = plain_side(copy.deepcopy(model), settings_of("float32"), batches)
         in_bfloat16(plain, device), in_bfloat16(last, device)
     last_batches = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches]
     contest(
@@ -128,6 +131,7 @@ def bench_epoch(name: str, precision: str, device: str, contest: Contest) -> Non
         rivals={
             "plain PyTorch": plain_side(plain, settings, batches),
             "plain PyTorch, channels_last": plain_side(last, settings, last_batches),
+            **wider,
         },
         floors={"no term": our_epoch(model, settings_of(precision, 0.0), batches, device, "alp")},
         agreed=agreed,
