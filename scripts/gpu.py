@@ -7,6 +7,7 @@ Uses the torch of the Python it is started with and installs nothing. Every stag
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -15,13 +16,31 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_OUT = "peer or browser"
 """Marks of the tests that need more than this machine."""
+
+NEEDS = {
+    "bokeh": (
+        "tests/explorer/test_explorer.py",
+        "tests/explorer/test_page_*.py",
+        "tests/explorer/test_run.py",
+        "tests/explorer/test_server.py",
+        "tests/cli/test_explore.py",
+        "tests/test_readme.py",
+    )
+}
+"""Tests of packages that an interpreter with torch often lacks; without one they could not even be collected."""
+
+EMULATION = "tests/emulation"
+"""What stands in for a GPU where there is none."""
+
+BENCH = ["--suite", "kernels", "--no-compile", "--shapes", "256x64x56x56,128x512x7x7,64x64x32x32"]
+"""What is measured where BENCH_FLAGS does not say: a few minutes. A suite that is stopped leaves no result."""
 
 
 @dataclass
@@ -92,15 +111,34 @@ def build(results: Path) -> tuple[bool, str]:
     return status == 0, f"{name}, torch {torch.__version__}"
 
 
+def ignored_tests(lacking: Collection[str]) -> list[str]:
+    """Return the options that leave out the emulation and the tests of packages that are lacking."""
+    patterns = [pattern for package in lacking for pattern in NEEDS[package]]
+    return [f"--ignore={EMULATION}", *(f"--ignore-glob={pattern}" for pattern in patterns)]
+
+
+def parallel() -> list[str]:
+    """Return the options for several processes, none without pytest-xdist. Each has memory of the GPU for itself."""
+    found = importlib.util.find_spec("xdist") is not None
+    return ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"] if found else []
+
+
 def test(results: Path) -> tuple[bool, str]:
-    """Run the whole suite, which adds ``device="cuda"`` where there is a GPU, and list what was left out."""
+    """Run the tests on ``device="cuda"``, then the other fast ones, and list what was left out."""
     log = results / "gpu-test.txt"
-    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
-    status, output = run([*pytest, "-q", "-rs", "-m", f"not ({LEFT_OUT})", "--durations=10"], log)
-    print(f"\nleft out (marked {LEFT_OUT}):")
-    _, left = run([*pytest, "--collect-only", "-q", "-m", LEFT_OUT], log, append=True)
+    log.unlink(missing_ok=True)
+    lacking = [package for package in NEEDS if importlib.util.find_spec(package) is None]
+    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", *ignored_tests(lacking)]
+    good, details = True, []
+    for name, marks in (("cuda", f"cuda and not ({LEFT_OUT})"), ("others", f"not (cuda or slow or {LEFT_OUT})")):
+        status, output = run([*pytest, *parallel(), "-rs", "-m", marks, "--durations=10"], log, append=True)
+        good = good and status == 0
+        details.append(f"{name}: {pytest_summary(output)}")
+    print(f"\nleft out: slow, {LEFT_OUT}, {EMULATION}{''.join(f', what needs {name}' for name in lacking)}")
+    _, left = run([*pytest, "--collect-only", "-m", f"not cuda and (slow or {LEFT_OUT})"], log, append=True)
     count = sum("::" in line for line in left.splitlines())
-    return status == 0, f"{pytest_summary(output)}; {count} left out"
+    details.append(f"{count} left out{''.join(f' and what needs {name}' for name in lacking)}")
+    return good, "; ".join(details)
 
 
 def sanitize(results: Path) -> tuple[bool, str]:
@@ -114,7 +152,8 @@ def sanitize(results: Path) -> tuple[bool, str]:
     good = True
     for check in ("memcheck", "racecheck"):
         command = [tool, "--tool", check, "--error-exitcode", "86", "--target-processes", "all"]
-        command += [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "sanitize"]
+        command += [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops"]
+        command += ["-m", "sanitize and cuda"]
         # Without torch's cache every tensor is an allocation of its own, and an access beside it is seen.
         status, output = run(command, log, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, append=True)
         if "Device not supported" in output:
@@ -128,7 +167,12 @@ def sanitize(results: Path) -> tuple[bool, str]:
 def bench(results: Path) -> tuple[bool, str]:
     """Run the benchmarks; ``results.json``, ``README.md`` and ``scaling.png`` hold what they found."""
     flags = shlex.split(os.environ.get("BENCH_FLAGS", ""))
-    command = [sys.executable, "-m", "neurosens_fast", "bench", "--device", "cuda", "--out", str(results), *flags]
+    if not flags:
+        flags = BENCH
+        for name in ("results.json", "README.md", "scaling.png"):  # which a part of a suite does not replace
+            (results / name).unlink(missing_ok=True)
+    out = os.path.relpath(results, ROOT)
+    command = [sys.executable, "-m", "neurosens_fast", "bench", "--device", "cuda", "--out", out, *flags]
     status, output = run(command, results / "gpu-bench.txt")
     return status == 0, last_match(r"^(written to|neurosens-fast:) ", output, "neurosens-fast bench said nothing")
 

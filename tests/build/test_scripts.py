@@ -102,3 +102,15 @@ def test_gpu_summary_keeps_the_order_of_the_stages(tmp_path: Path) -> None:
 )
 def test_gpu_reads_the_summary_of_pytest(output: str, summary: str) -> None:
     assert gpu.pytest_summary(output) == summary
+
+
+def test_gpu_leaves_out_the_tests_of_packages_that_are_lacking() -> None:
+    for package, patterns in gpu.NEEDS.items():
+        imports = re.compile(rf"^(from|import) {package}\b", re.MULTILINE)
+        files = [path for path in (ROOT / "tests").rglob("test_*.py") if imports.search(path.read_text("utf-8"))]
+        assert files
+        assert [path for path in files if not any(path.match(pattern) for pattern in patterns)] == []
+        options = gpu.ignored_tests([package])
+        assert [f"--ignore-glob={pattern}" in options for pattern in patterns] == [True] * len(patterns)
+        assert all(list(ROOT.glob(pattern)) for pattern in patterns)
+    assert gpu.ignored_tests([]) == ["--ignore=tests/emulation"]
