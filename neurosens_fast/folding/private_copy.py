@@ -127,7 +127,7 @@ class PrivateCopy:
             weight, bias = _folded_tensors(pair.layer, pair.norm)
             if self._format == torch.channels_last and weight.dim() == 4:
                 # Not contiguous(), which leaves the strides of a single channel, by which torch chooses the output's.
-                weight = torch.empty_like(weight, memory_format=torch.channels_last).copy_(weight)
+                weight = weight.to(memory_format=torch.channels_last)
             _put(pair.copy, "weight", weight if self._dtype is None else weight.to(self._dtype))
             if bias is not None:
                 _put(pair.copy, "bias", bias if self._dtype is None else bias.to(self._dtype))
