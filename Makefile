@@ -142,7 +142,7 @@ gpu-test:  ## the tests on the GPU
 	$(PYTHON) scripts/gpu.py test --results '$(RESULTS_DIR)'
 gpu-sanitize:  ## compute-sanitizer memcheck and racecheck
 	$(PYTHON) scripts/gpu.py sanitize --results '$(RESULTS_DIR)'
-gpu-bench:  ## the benchmarks on the GPU; BENCH_FLAGS as above
+gpu-bench:  ## the kernels on the GPU, or what BENCH_FLAGS chooses
 	$(PYTHON) scripts/gpu.py bench --results '$(RESULTS_DIR)'
 
 clean:  ## remove what was built, keep the environments

@@ -164,13 +164,19 @@ def sanitize(results: Path) -> tuple[bool, str]:
     return good, "; ".join(details)
 
 
+def forget(results: Path) -> None:
+    """Remove what an earlier run of the benchmarks wrote; a ``README.md`` of something else stays."""
+    if (results / "results.json").exists():
+        for name in ("results.json", "README.md", "scaling.png"):
+            (results / name).unlink(missing_ok=True)
+
+
 def bench(results: Path) -> tuple[bool, str]:
     """Run the benchmarks; ``results.json``, ``README.md`` and ``scaling.png`` hold what they found."""
     flags = shlex.split(os.environ.get("BENCH_FLAGS", ""))
     if not flags:
         flags = BENCH
-        for name in ("results.json", "README.md", "scaling.png"):  # which a part of a suite does not replace
-            (results / name).unlink(missing_ok=True)
+        forget(results)  # a part of a suite does not replace what is there
     out = os.path.relpath(results, ROOT)
     command = [sys.executable, "-m", "neurosens_fast", "bench", "--device", "cuda", "--out", out, *flags]
     status, output = run(command, results / "gpu-bench.txt")

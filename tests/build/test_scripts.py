@@ -104,6 +104,16 @@ def test_gpu_reads_the_summary_of_pytest(output: str, summary: str) -> None:
     assert gpu.pytest_summary(output) == summary
 
 
+def test_gpu_forgets_results_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("of something else")
+    gpu.forget(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "of something else"
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "gpu-test.txt").write_text("a log")
+    gpu.forget(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu-test.txt"]
+
+
 def test_gpu_leaves_out_the_tests_of_packages_that_are_lacking() -> None:
     for package, patterns in gpu.NEEDS.items():
         imports = re.compile(rf"^(from|import) {package}\b", re.MULTILINE)
