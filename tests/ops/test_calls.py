@@ -23,27 +23,24 @@ OPERATORS = torch.ops.neurosens_fast
 Outputs = tuple[Tensor, ...]
 
 
-def ours(name: str, norm: int | str) -> Callable[[Tensor, Tensor], Outputs]:
-    """The operator ``name`` of a pair, as the public function calls it."""
+def calling(functions: Any, name: str, norm: int | str) -> Callable[[Tensor, Tensor], Outputs]:
     calls: dict[str, Callable[[Tensor, Tensor], Outputs]] = {
-        "neuron_sensitivity": lambda z, z_adv: (ops.neuron_sensitivity(z, z_adv, norm),),
-        "sns_loss": lambda z, z_adv: ops.sns_loss(z, z_adv, 3, norm),
-        "paired_sensitivity": lambda z, z_adv: ops.paired_sensitivity(torch.cat((z, z_adv)), norm),
-        "relu_tap": lambda z, z_adv: ops.relu_tap(torch.cat((z, z_adv)), norm),
+        "neuron_sensitivity": lambda z, z_adv: (functions.neuron_sensitivity(z, z_adv, norm),),
+        "sns_loss": lambda z, z_adv: functions.sns_loss(z, z_adv, 3, norm),
+        "paired_sensitivity": lambda z, z_adv: functions.paired_sensitivity(torch.cat((z, z_adv)), norm),
+        "relu_tap": lambda z, z_adv: functions.relu_tap(torch.cat((z, z_adv)), norm),
     }
     return calls[name]
+
+
+def ours(name: str, norm: int | str) -> Callable[[Tensor, Tensor], Outputs]:
+    """The operator ``name`` of a pair, as the public function calls it."""
+    return calling(ops, name, norm)
 
 
 def theirs(name: str, norm: int | str) -> Callable[[Tensor, Tensor], Outputs]:
     """The same through the operator itself, whose gradient torch generates."""
-    text = str(norm)
-    calls: dict[str, Callable[[Tensor, Tensor], Outputs]] = {
-        "neuron_sensitivity": lambda z, z_adv: (OPERATORS.neuron_sensitivity(z, z_adv, text),),
-        "sns_loss": lambda z, z_adv: OPERATORS.sns_loss(z, z_adv, 3, text),
-        "paired_sensitivity": lambda z, z_adv: OPERATORS.paired_sensitivity(torch.cat((z, z_adv)), text),
-        "relu_tap": lambda z, z_adv: OPERATORS.relu_tap(torch.cat((z, z_adv)), text),
-    }
-    return calls[name]
+    return calling(OPERATORS, name, str(norm))
 
 
 DIFFERENTIABLE = {"neuron_sensitivity": 1, "sns_loss": 1, "paired_sensitivity": 1, "relu_tap": 2}

@@ -256,7 +256,7 @@ const explorer = (() => {
     return document.getElementById(`${section}-controls-${model.index}`);
   }
 
-  const moment = (time = 10) => new Promise((resolve) => setTimeout(resolve, time));
+  const moment = () => new Promise((resolve) => setTimeout(resolve, 10));
 
   // Until the browser has painted; a click or a scroll that waits comes first.
   const rest = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
