@@ -57,12 +57,15 @@ struct RowScratch {
 };
 
 constexpr int kGroupThreads = 128;
+// Blocks of a multiprocessor. Left to itself, ptxas spills a register or two to fit one block more.
+constexpr int kGroupsAtOnce = 3;
 
 template <typename Source>
-__global__ void __launch_bounds__(kGroupThreads) group_terms_kernel(Source source,                 // rows [N, C]
-                                                                    typename Source::type* means,  // [2, N, C]
-                                                                    double* partials,              // [G, 15, C]
-                                                                    Shape shape, Groups groups) {
+__global__ void __launch_bounds__(kGroupThreads, kGroupsAtOnce)
+    group_terms_kernel(Source source,                 // rows [N, C]
+                       typename Source::type* means,  // [2, N, C]
+                       double* partials,              // [G, 15, C]
+                       Shape shape, Groups groups) {
   using A = typename Source::type;
   // 1. One channel of one group of samples per thread.
   const int64_t i = int64_t(blockIdx.x) * kGroupThreads + threadIdx.x;

@@ -148,7 +148,7 @@ struct Read {
   }
 };
 
-// Reads pairs of packs i, i + step, ... below end, pack i at z + i * stride and z_adv + i * stride_adv,
+// Reads pairs of packs i, i + step, ... below end, i < step, pack i at z + i * stride and z_adv + i * stride_adv,
 // and hands them to `add` in that order. U packs of each tensor are in flight before the first is used.
 template <int V, int U, typename Tap, typename T, typename Add>
 __device__ __forceinline__ void read_pairs(const Tap& tap, const T* z, int64_t stride, const T* z_adv,
@@ -162,11 +162,14 @@ __device__ __forceinline__ void read_pairs(const Tap& tap, const T* z, int64_t s
   stride *= step;
   stride_adv *= step;
   Loaded<T, V> a[U], b[U];
-  for (; i + (U - 1) * step < end; i += U * step, z += U * stride, z_adv += U * stride_adv) {
+  // All threads leave this loop at once, lest a warp takes both it and the rest.
+  for (; end >= U * step; end -= U * step) {
 #pragma unroll
     for (int u = 0; u < U; ++u) a[u] = load(z + u * stride), b[u] = load(z_adv + u * stride_adv);
 #pragma unroll
     for (int u = 0; u < U; ++u) use(u, a[u], b[u]);
+    z += U * stride;
+    z_adv += U * stride_adv;
   }
 #pragma unroll
   for (int u = 0; u < U; ++u)

@@ -109,7 +109,14 @@ struct GradientArguments {
   T* grad_adversarial;                            // as z, or none
   Shape shape;
   Distance distance;
+  accumulate_t<T> change = 0;  // the coefficient of all rows, where they do not matter, over the samples
 };
+
+template <typename A>
+inline A change_of_all(Distance distance, const Shape& shape) {
+  const A unused[kRowCount] = {};
+  return row_gradient(distance, unused, A(shape.positions), 1).change / A(shape.samples);
+}
 
 // The coefficients of V adjacent elements from e on, and a bit for each whose channel has a gradient.
 template <typename T, int V, bool PerRow>
@@ -119,24 +126,28 @@ struct PackGradient {
   unsigned chosen = 0;
 
   __device__ __forceinline__ PackGradient(const GradientArguments<T>& p, int64_t e) {
-    RowGradient<A> same = {};
-    if constexpr (!PerRow) {
-      const A unused[kRowCount] = {};
-      same = row_gradient(p.distance, unused, A(p.shape.positions), 1);
-      same.change /= A(p.shape.samples);
-    }
     Cursor at(p.shape, e);
+    if (!p.shape.columns && at.within + V <= p.shape.positions) {  // one row
+      chosen = look_up(p, at, of[0]) ? (1u << V) - 1 : 0;
+#pragma unroll
+      for (int v = 1; v < V; ++v) of[v] = of[0];
+      return;
+    }
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const A weight = p.grad[at.channel];
-      of[v] = same;
-      of[v].change *= weight;
-      if (weight != 0) {
-        chosen |= 1u << v;
-        if constexpr (PerRow) of[v] = p.gradients[at.row];
-      }
+      chosen |= unsigned(look_up(p, at, of[v])) << v;
       if (v + 1 < V) at.next(p.shape);
     }
+  }
+
+ private:
+  static __device__ __forceinline__ bool look_up(const GradientArguments<T>& p, const Cursor& at, RowGradient<A>& of) {
+    const A weight = p.grad[at.channel];
+    if constexpr (PerRow)
+      of = weight != 0 ? p.gradients[at.row] : RowGradient<A>{};
+    else
+      of = {p.change * weight, 0, 0};
+    return weight != 0;
   }
 };
 
@@ -183,10 +194,10 @@ struct GradientScratch {
   }
 };
 
-// Computes the coefficients of the rows where the norm has any, then calls launch(V, PerRow, blocks): elements per
-// access and whether rows matter, as constants, and the blocks that cover all elements.
+// Computes the coefficients of the rows where the norm has any, or that of all, then calls launch(V, PerRow, blocks):
+// elements per access and whether rows matter, as constants, and the blocks that cover all elements.
 template <typename T, typename Launch>
-void launch_gradient(const GradientArguments<T>& p, const GradientScratch<T>& scratch, bool wide, cudaStream_t stream,
+void launch_gradient(GradientArguments<T>& p, const GradientScratch<T>& scratch, bool wide, cudaStream_t stream,
                      Launch&& launch) {
   const Shape& shape = p.shape;
   if (shape.elements() == 0) return;
@@ -197,6 +208,8 @@ void launch_gradient(const GradientArguments<T>& p, const GradientScratch<T>& sc
                        NS_LAUNCH((row_gradient_kernel<decltype(source)>), ceil_divide(shape.rows(), kGroupThreads),
                                  kGroupThreads, stream, source, p.grad, scratch.gradients, shape, p.distance);
                      });
+  else
+    p.change = change_of_all<accumulate_t<T>>(p.distance, shape);
   using Wide = std::integral_constant<int, kWide<T>>;
   using One = std::integral_constant<int, 1>;
   const int64_t blocks = ceil_divide(shape.elements(), kThreads * (wide ? kWide<T> : 1));
@@ -214,7 +227,7 @@ void neuron_sensitivity_backward(const accumulate_t<T>* grad,  // [C]
                                  T* grad_adversarial,          // as z, or none
                                  const GradientScratch<T>& scratch, Distance distance, const Shape& shape,
                                  cudaStream_t stream) {
-  const GradientArguments<T> p = {z, z_adv, grad, scratch.gradients, grad_benign, grad_adversarial, shape, distance};
+  GradientArguments<T> p = {z, z_adv, grad, scratch.gradients, grad_benign, grad_adversarial, shape, distance};
   const bool wide = is_aligned(z, kWide<T>) && is_aligned(z_adv, kWide<T>) && is_aligned(grad_benign, kWide<T>) &&
                     is_aligned(grad_adversarial, kWide<T>);
   launch_gradient(p, scratch, wide, stream, [&](auto vector, auto per_row, int64_t blocks) {

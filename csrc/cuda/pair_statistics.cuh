@@ -18,8 +18,8 @@ __global__ void __launch_bounds__(kThreads) row_statistics_kernel(Tap tap, View<
                                                                   Shape shape, int64_t parts, int64_t part_length) {
   using A = accumulate_t<T>;
   using Set = typename Tap::Statistics;
-  constexpr int kGroup = Lanes < kWarp ? Lanes : kWarp;  // threads that fold by shuffles
-  constexpr int kInFlight = V == 1 ? 8 : 4;
+  constexpr int kGroup = Lanes < kWarp ? Lanes : kWarp;                   // threads that fold by shuffles
+  constexpr int kInFlight = V == 1 ? 8 : Tap::kWrites && V == 8 ? 2 : 4;  // what is written takes registers too
 
   // 1. The row and the part of its positions. Threads past the end read nothing but take part in the folds.
   const int lane = int(threadIdx.x) % Lanes;
@@ -42,33 +42,25 @@ __global__ void __launch_bounds__(kThreads) row_statistics_kernel(Tap tap, View<
                                add);
   }
 
-  // 3. Fold the threads of a row, in a fixed order.
+  // 3. Fold the threads of a row, in a fixed order, and store.
   A row[kRowCount];
   state.write(row);
-  fold_lanes<kGroup, Set>(row);
+  const LaneTotals<kGroup, Set, A> totals(row, lane);
+  A* out = statistics + unit * Set::kCount;
   if constexpr (Lanes > kWarp) {
     constexpr int kWarps = Lanes / kWarp;
     NS_SHARED(A, warps, kWarps * Set::kCount);  // [warps, M]
-    if (lane % kWarp == 0)
-      for (int i = 0; i < Set::kCount; ++i) warps[lane / kWarp * Set::kCount + i] = row[Set::at(i)];
+    if (totals.stores && totals.first < Set::kCount) warps[lane / kWarp * Set::kCount + totals.first] = totals.total[0];
     __syncthreads();
-    if (lane >= kWarp) return;
-    for (int i = 0; i < Set::kCount; ++i) row[Set::at(i)] = warps[i];
-    for (int w = 1; w < kWarps; ++w)
-      for (int i = 0; i < Set::kCount; ++i)
-        row[Set::at(i)] = combine(Set::at(i), row[Set::at(i)], warps[w * Set::kCount + i]);
-  }
-  finish_row<Set>(row);
-
-  // 4. Thread i of a row stores statistic i.
-  if (!active) return;
+    if (lane >= Set::kCount) return;
+    A total = warps[lane];
 #pragma unroll
-  for (int first = 0; first < Set::kCount; first += kGroup) {
-    A mine = row[Set::at(first)];
+    for (int w = 1; w < kWarps; ++w) total = combine<Set>(lane, total, warps[w * Set::kCount + lane]);
+    out[lane] = total;
+  } else if (active && totals.stores) {
 #pragma unroll
-    for (int i = 1; i < kGroup; ++i)
-      if (first + i < Set::kCount) mine = lane == i ? row[Set::at(first + i)] : mine;
-    if (first + lane < Set::kCount) statistics[unit * Set::kCount + first + lane] = mine;
+    for (int i = 0; i < totals.kEach; ++i)
+      if (totals.first + i < Set::kCount) out[totals.first + i] = totals.total[i];
   }
 }
 
@@ -76,13 +68,13 @@ __global__ void __launch_bounds__(kThreads) row_statistics_kernel(Tap tap, View<
 template <typename T, typename Tap>
 __device__ __forceinline__ void read_column(const Tap& tap, const View<T>& z, const View<T>& z_adv, const Shape& shape,
                                             int64_t n, int64_t c, accumulate_t<T> (&row)[kRowCount]) {
+  constexpr int kInFlight = (Tap::kWrites ? 16 : 32) / int(sizeof(accumulate_t<T>));
   RowState<accumulate_t<T>> state;
   const auto add = [&](const Loaded<T, 1>& a, const Loaded<T, 1>& b) { state.add(a[0], b[0]); };
   if (tap.template wants<1>(c))
-    read_pairs<1, 4>(tap, z.at(n, c, 0), z.position_stride, z_adv.at(n, c, 0), z_adv.position_stride, 0,
-                     shape.positions, 1, add);
+    read_pairs<1, kInFlight>(tap, z.at(n, c, 0), z.position_stride, z_adv.at(n, c, 0), z_adv.position_stride, 0,
+                             shape.positions, 1, add);
   state.write(row);
-  finish_row<typename Tap::Statistics>(row);
 }
 
 template <typename T, typename Tap>
@@ -155,20 +147,12 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < Set::kCount; ++i) staged[(slice * Set::kCount + i) * pitch + lane] = row[Set::at(i)];
     __syncthreads();
     for (int i = threadIdx.x; i < Set::kCount * lanes; i += kThreads) {
-      const int k = Set::at(i / lanes), at = i / lanes * pitch + i % lanes;
+      const int at = i / lanes * pitch + i % lanes;
       A total = staged[at];
-      for (int w = 1; w < slices; ++w) total = combine(k, total, staged[w * Set::kCount * pitch + at]);
+      for (int w = 1; w < slices; ++w) total = combine<Set>(i / lanes, total, staged[w * Set::kCount * pitch + at]);
       staged[at] = total;  // no other thread reads or writes it in this stage
     }
     __syncthreads();
-    if constexpr (Set::kMaxima) {
-      if (slice == 0) {
-        for (int k = 0; k < kRowCount; ++k) row[k] = staged[k * pitch + lane];
-        finish_row<Set>(row);
-        for (int k = kChangeMax; k < kRowCount; ++k) staged[k * pitch + lane] = row[k];
-      }
-      __syncthreads();
-    }
 
     // 4. Store the tile, M adjacent values per channel.
     for (int i = threadIdx.x; i < Set::kCount * lanes; i += kThreads) {
@@ -187,21 +171,16 @@ template <typename A, typename Set>
 __global__ void __launch_bounds__(kFoldRows* Set::kCount) fold_parts_kernel(const A* parts,  // [P, N * C, M]
                                                                             A* statistics,   // [N * C, M]
                                                                             int64_t rows, int64_t count) {
-  NS_SHARED(A, staged, kFoldRows * Set::kCount);  // [rows of this block, M]
-  // 1. One statistic of one row per thread, parts in order, in double.
+  // One statistic of one row per thread, parts in order, in double.
   const int64_t at = int64_t(blockIdx.x) * kFoldRows * Set::kCount + threadIdx.x;
-  const int k = Set::at(threadIdx.x % Set::kCount);
-  const bool active = at < rows * Set::kCount;
-  if (active) {
-    double total = double(parts[at]);
-    for (int64_t p = 1; p < count; ++p) total = combine(k, total, double(parts[p * rows * Set::kCount + at]));
-    staged[threadIdx.x] = A(total);
+  if (at >= rows * Set::kCount) return;
+  parts += at;
+  double total = double(*parts);
+  for (int64_t p = 1; p < count; ++p) {
+    parts += rows * Set::kCount;
+    total = combine<Set>(int(threadIdx.x) % Set::kCount, total, double(*parts));
   }
-  __syncthreads();
-  // 2. A maximum dropped the NaN of other parts.
-  if (active && k == 0) finish_row<Set>(staged + threadIdx.x);
-  __syncthreads();
-  if (active) statistics[at] = staged[threadIdx.x];
+  statistics[at] = A(total);
 }
 
 // Where the parts of rows go before they are added; nothing where no row is shared.

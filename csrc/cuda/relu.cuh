@@ -28,7 +28,7 @@ struct Relu {
     Pack<T, V> out = bit_copy<Pack<T, V>>(pack.word);
 #pragma unroll
     for (int v = 0; v < V; ++v) out.at[v] = relu(out.at[v], keeps_negative_zero);
-    store<V>(reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(p) + uintptr_t(shift)), out);
+    store<V>(reinterpret_cast<T*>(reinterpret_cast<char*>(const_cast<T*>(p)) + shift), out);
     return {bit_copy<decltype(Loaded<T, V>::word)>(out)};
   }
 };

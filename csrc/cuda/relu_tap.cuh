@@ -68,11 +68,10 @@ void relu_tap_backward(const T* grad_out,            // [2N, C, S] or [2N, S, C]
                        const Shape& shape,  // of one half
                        cudaStream_t stream) {
   const int64_t half = shape.elements();
-  const ReluGradientArguments<T> p = {
-      {out, out + half, grad, scratch.gradients, gradient, gradient + half, shape, distance},
-      grad_out,
-      grad_out + half,
-      detach_benign};
+  ReluGradientArguments<T> p = {{out, out + half, grad, scratch.gradients, gradient, gradient + half, shape, distance},
+                                grad_out,
+                                grad_out + half,
+                                detach_benign};
   const bool wide = half % kWide<T> == 0 && is_aligned(grad_out, kWide<T>) && is_aligned(out, kWide<T>) &&
                     is_aligned(gradient, kWide<T>);
   launch_gradient(p.distances, scratch, wide, stream, [&](auto vector, auto per_row, int64_t blocks) {

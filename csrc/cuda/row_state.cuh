@@ -52,8 +52,8 @@ struct RowState {
   }
   __device__ __forceinline__ void add(A z, A z_adv) {
     sums.add(z, z_adv);
-    benign_max = larger(z, benign_max);
-    adversarial_max = larger(z_adv, adversarial_max);
+    benign_max = raised(benign_max, z);
+    adversarial_max = raised(adversarial_max, z_adv);
     positive += z > 0;
     positive_adv += z_adv > 0;
   }
@@ -65,34 +65,50 @@ struct RowState {
     row[kChangeMax] = sums.change_max;
     row[kBenignMax] = benign_max;
     row[kAdversarialMax] = adversarial_max;
+    // Maxima take the NaN that they skipped; adding zero hides which of +0 and -0 came first.
+    propagate_nan(row, row[kChangeMax], row[kBenignMax], row[kAdversarialMax]);
+#pragma unroll
+    for (int k = kChangeMax; k < kRowCount; ++k) row[k] += A(0);
   }
 };
 
-template <typename A>
-NS_HD A combine(int statistic, A a, A b) {
-  return statistic < kChangeMax ? a + b : larger(a, b);
-}
-
-// Maxima take the NaN that they skipped; adding zero hides which of +0 and -0 came first.
+// Folds `x` into the total of the i-th statistic of a set; NaN wins a maximum for good.
 template <typename Set, typename A>
-NS_HD void finish_row(A* row) {
-  if constexpr (Set::kMaxima) {
-    propagate_nan(row, row[kChangeMax], row[kBenignMax], row[kAdversarialMax]);
-    for (int k = kChangeMax; k < kRowCount; ++k) row[k] += A(0);
-  }
+NS_HD A combine(int i, A total, A x) {
+  const bool peak = Set::kMaxima && Set::at(i) >= kChangeMax;
+  const A most = bool((x > total) | is_nan(x)) ? x : total, sum = total + x;
+  return peak ? most : sum;
 }
 
-// Totals of `lanes` neighbouring threads, the same in each of them.
+// Totals of `Lanes` neighbouring threads. At every step a thread hands half of its statistics to a neighbour and
+// folds the other half, so that few values are exchanged and each thread ends with some of the totals.
 template <int Lanes, typename Set, typename A>
-__device__ __forceinline__ void fold_lanes(A (&row)[kRowCount]) {
+struct LaneTotals {
+  static constexpr int kPadded = Set::kCount > 8 ? 16 : 8;
+  static constexpr int kEach = kPadded > Lanes ? kPadded / Lanes : 1;
+  A total[kPadded];  // the first kEach are those of statistics first, first + 1, ...
+  int first = 0;
+  bool stores;  // one of the threads that hold the same
+
+  __device__ __forceinline__ LaneTotals(const A (&row)[kRowCount], int lane)
+      : stores(lane % (Lanes * kEach / kPadded) == 0) {
 #pragma unroll
-  for (int mask = Lanes / 2; mask > 0; mask /= 2) {
-#pragma unroll
-    for (int i = 0; i < Set::kCount; ++i) {
-      const int k = Set::at(i);
-      row[k] = combine(k, row[k], __shfl_xor_sync(kFullMask, row[k], mask));
-    }
+    for (int i = 0; i < kPadded; ++i) total[i] = i < Set::kCount ? row[Set::at(i)] : A(0);
+    exchange<Lanes / 2, kPadded / 2>(lane);
   }
-}
+
+ private:
+  template <int Mask, int Width>
+  __device__ __forceinline__ void exchange(int lane) {
+    const bool upper = Width > 0 && (lane & Mask) != 0;
+    first += upper ? Width : 0;
+#pragma unroll
+    for (int i = 0; i < (Width > 0 ? Width : 1); ++i) {
+      const A other = upper ? total[i] : total[i + Width], own = upper ? total[i + Width] : total[i];
+      total[i] = combine<Set>(first + i, own, __shfl_xor_sync(kFullMask, other, Mask));
+    }
+    if constexpr (Mask > 1) exchange<Mask / 2, Width / 2>(lane);
+  }
+};
 
 }  // namespace neurosens

@@ -30,6 +30,15 @@ NS_HD bool is_nan(T x) {
   return !(x == x);
 }
 
+// A maximum that is never NaN, raised by an x that may be: NaN does not count. Of two zeros either may stay.
+template <typename V>
+NS_HD V raised(V maximum, V x) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(V) == 4) return fmaxf(maximum, x);  // one instruction
+#endif
+  return larger(x, maximum);
+}
+
 template <typename A>
 NS_HD A sign(A x) {
   return x > 0 ? A(1) : x < 0 ? A(-1) : x;  // NaN and zero stay

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #if defined(__CUDACC__)
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 
@@ -55,9 +56,14 @@ NS_HD T from_float(float x);
 
 template <>
 NS_HD BFloat16 from_float<BFloat16>(float x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  // As a pair: the conversion of one alone may become an instruction of a quarter of the rate.
+  return {__bfloat16_as_ushort(__low2bfloat16(__floats2bfloat162_rn(x, 0.0f)))};
+#else
   const uint32_t bits = bit_copy<uint32_t>(x);
   if (is_nan(x)) return {uint16_t((bits >> 16) | 0x40u)};
   return {uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+#endif
 }
 
 template <>

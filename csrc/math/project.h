@@ -53,14 +53,24 @@ template <typename V>
 NS_HD V smaller(V a, V b) {
   return a < b ? a : b;
 }
-constexpr uint64_t kSignBit = uint64_t(1) << 63;
+// By the sign bit, which NaN has too.
+NS_HD bool is_negative(float x) { return bit_copy<uint32_t>(x) >> 31 != 0; }
+NS_HD bool is_negative(double x) { return bit_copy<uint64_t>(x) >> 63 != 0; }
 NS_HD double with_sign(double size, double x) {
-  return bit_copy<double>((bit_copy<uint64_t>(size) & ~kSignBit) | (bit_copy<uint64_t>(x) & kSignBit));
+  constexpr uint64_t kSign = uint64_t(1) << 63;
+  return bit_copy<double>((bit_copy<uint64_t>(size) & ~kSign) | (bit_copy<uint64_t>(x) & kSign));
 }
-// By the sign bit, as with_sign.
+// The same without a conversion of x, which takes a GPU as long as eight additions: its sign bit is all that counts.
+template <typename V, typename D>
+NS_HD D on_the_side_of(V x, D size) {
+  if constexpr (sizeof(V) == sizeof(float))
+    return with_sign(size, bit_copy<double>(uint64_t(bit_copy<uint32_t>(x)) << 32));
+  else
+    return with_sign(size, as_double(x));
+}
 template <typename V>
 NS_HD V where_negative(V x, V then, V otherwise) {
-  return bit_copy<uint64_t>(as_double(x)) & kSignBit ? then : otherwise;
+  return is_negative(x) ? then : otherwise;
 }
 template <typename V>
 NS_HD V where_nan(V x, V otherwise) {
@@ -121,7 +131,7 @@ NS_HD V stepped(V adversarial, V gradient, const Limits<V, D>& p) {
 // the border of the ball on the side of the step, the only one that it can cross,
 template <typename T, typename V, typename D>
 NS_HD V border_of(V stepped, V origin, const Limits<V, D>& p) {
-  return within<T>(as_double(origin), with_sign(p.epsilon, as_double(stepped - origin)));
+  return within<T>(as_double(origin), on_the_side_of(stepped - origin, p.epsilon));
 }
 // and the projection. NaN stays.
 template <typename V, typename D>

@@ -9,7 +9,8 @@ namespace neurosens {
 template <typename T>
 NS_HD T relu(T x, bool keeps_negative_zero) {
   const auto value = to_float(x);
-  return value < 0 || (value == 0 && !keeps_negative_zero) ? T{} : x;
+  const bool zeroed = (value < 0) | ((value == 0) & !keeps_negative_zero);  // a branch would split wide stores
+  return zeroed ? T{} : x;
 }
 
 // `gradient` where the rectified value `out` is above 0 or NaN.

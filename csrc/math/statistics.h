@@ -85,7 +85,7 @@ struct RowSums {
       sum[kBenignSum] += z;
       sum[kAdversarialSum] += z_adv;
       sum[kBenignL1] += absolute(z);
-      change_max = larger(size, change_max);
+      change_max = raised(change_max, size);
     }
   }
 };
