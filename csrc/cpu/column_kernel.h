@@ -113,9 +113,9 @@ struct ColumnSource : TileInput<T> {
     if (as_it_lies) return {in.z + s * stride, in.z_adv + s * stride_adv, stride, stride_adv};
     return {copy[0], copy[1], kTile, kTile};
   }
-  NS_HD Ahead<T> ahead(int64_t s) const {
-    return {z + s * stride, z_adv + s * stride_adv, stride, stride_adv};  // past the end: the next sample
-  }
+  NS_HD Ahead<T> at_block(int64_t s) const { return {z + s * stride, z_adv + s * stride_adv, stride, stride_adv}; }
+  // Past the end it is the next sample.
+  NS_HD Ahead<T> after(int64_t s, int64_t length) const { return at_block(s + length); }
   NS_HD T at(int64_t s, int c) const { return this->after_relu().z[s * stride + c]; }
   NS_HD T at_adv(int64_t s, int c) const { return this->after_relu().z_adv[s * stride_adv + c]; }
 
@@ -153,7 +153,7 @@ struct RowSource : TileInput<T> {
     return {copy[0], copy[1], kTile, kTile};
   }
   // The same share of the next tile, taken as one run of memory.
-  NS_HD Ahead<T> ahead(int64_t s) const {
+  NS_HD Ahead<T> after(int64_t s, int64_t) const {
     return {z + kTile * (stride + s), z_adv + kTile * (stride_adv + s), kTile, kTile};
   }
   NS_HD T at(int64_t s, int c) const { return z[c * stride + s]; }
@@ -266,7 +266,9 @@ void tile_statistics(const TileInput<T>& in, int64_t positions, Tile<accumulate_
     for (int64_t s = chunk; s < end; s += Source::kBlock) {
       const int64_t length = end - s < Source::kBlock ? end - s : Source::kBlock;
       for (int t = 0; t < count; ++t) {
-        const auto ahead = t + 1 < count ? state[t + 1].source.ahead(s) : state[0].source.ahead(s + length);
+        auto ahead = state[0].source.after(s, length);
+        if constexpr (Source::kTiles > 1)
+          if (t + 1 < count) ahead = state[t + 1].source.at_block(s);
         state[t].add_block(s, length, many, ahead, copy);
       }
     }

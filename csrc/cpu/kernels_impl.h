@@ -3,6 +3,38 @@
 // functions are shared between units and must run everywhere.
 #include "kernels.h"
 
+// A unit with registers of 64 bytes names a second namespace, NS_COLUMNS16, for all statistics of 16-bit elements in
+// lanes that are channels: there arithmetic sets the pace, everywhere else the memory does. The lanes of rows are
+// fixed, see row_kernel.h.
+#if defined(NS_COLUMNS16)
+#define NS_VECTOR_BYTES 64
+namespace neurosens {
+namespace NS_COLUMNS16 {
+
+#include "simd.h"
+//
+#include "elements.h"
+//
+#include "gradient_kernel.h"
+//
+#include "transpose.h"
+//
+#include "column_kernel.h"
+//
+#include "unit_kernel.h"
+
+}  // namespace NS_COLUMNS16
+}  // namespace neurosens
+#undef NS_VECTOR_BYTES
+#else
+#define NS_COLUMNS16 NS_ISA
+#endif
+
+#if defined(NS_AVX2)
+#define NS_VECTOR_BYTES 32
+#else
+#define NS_VECTOR_BYTES 16
+#endif
 namespace neurosens {
 namespace NS_ISA {
 
@@ -35,9 +67,16 @@ TileInput<T> relu_of_rows(const TileInput<T>& in, int64_t positions) {
 }
 
 template <Reading R, typename T>
+constexpr bool kColumns16 = R == kEverything && sizeof(T) == 2;
+
+template <Reading R, typename T>
 void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out) {
   if (positions < (R == kEverything ? kLongRow : kGroup<T>)) {
-    tile_statistics<R, RowSource<T>>(relu_of_rows(in, positions), positions, out);
+    const TileInput<T> read = relu_of_rows(in, positions);
+    if constexpr (kColumns16<R, T>)
+      NS_COLUMNS16::tile_statistics<R, NS_COLUMNS16::RowSource<T>>(read, positions, out);
+    else
+      tile_statistics<R, RowSource<T>>(read, positions, out);
   } else if constexpr (R != kEverything) {
     long_row_sums<R>(in, positions, *out);
   } else {
@@ -48,7 +87,19 @@ void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out)
 
 template <Reading R, typename T>
 void columns(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out) {
-  tile_statistics<R, ColumnSource<T>>(in, positions, out);
+  if constexpr (kColumns16<R, T>)
+    NS_COLUMNS16::tile_statistics<R, NS_COLUMNS16::ColumnSource<T>>(in, positions, out);
+  else
+    tile_statistics<R, ColumnSource<T>>(in, positions, out);
+}
+
+template <typename T>
+void units(const TileInput<T>& in, int64_t samples, const accumulate_t<T>* threshold,
+           const accumulate_t<T>* threshold_adv, TermTotals totals, int64_t first) {
+  if constexpr (kColumns16<kEverything, T>)
+    NS_COLUMNS16::add_units(in, samples, threshold, threshold_adv, totals, first);
+  else
+    add_units(in, samples, threshold, threshold_adv, totals, first);
 }
 
 uint64_t read(const char* bytes, int64_t count) {
@@ -72,7 +123,7 @@ constexpr PairKernels<T> table() {
           add_frequencies<accumulate_t<T>>,
           largest_finite<T>,
           write_relu<T>,
-          add_units<T>,
+          units<T>,
           base_gradient<T>,
           row_gradient<T>,
           column_gradient<T>,

@@ -1,12 +1,7 @@
-// Vectors as wide as the registers of one instruction set. Included inside that set's namespace by a
-// unit that has chosen its target (NS_AVX2 or none; AVX-512 uses its additional registers at the width of
-// AVX2); results do not depend on the width, see row_kernel.h.
+// Vectors of NS_VECTOR_BYTES, as wide as the registers of one instruction set. Included inside that set's namespace
+// by a unit that has chosen its target (NS_AVX2 or none); results do not depend on the width, see row_kernel.h.
 
-#if defined(NS_AVX2)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
+constexpr int kVectorBytes = NS_VECTOR_BYTES;
 
 constexpr int kLanes = 8;  // accumulation lanes of a row, on every instruction set
 
@@ -160,7 +155,20 @@ struct Smallest {
 
 using VF = Vector<float>;
 using VD = Vector<double>;
-#if defined(NS_AVX2)
+#if NS_VECTOR_BYTES == 64
+NS_HD VF fused_multiply_add(VF a, VF b, VF c) { return {(F32)_mm512_fmadd_ps((__m512)a.v, (__m512)b.v, (__m512)c.v)}; }
+NS_HD VD fused_multiply_add(VD a, VD b, VD c) {
+  return {(F64)_mm512_fmadd_pd((__m512d)a.v, (__m512d)b.v, (__m512d)c.v)};
+}
+// With a full mask: the plain functions of GCC 12 read registers that they have not set, as its warnings say.
+NS_HD VF larger(VF a, VF b) { return {(F32)_mm512_maskz_max_ps(0xffff, (__m512)a.v, (__m512)b.v)}; }
+NS_HD VD larger(VD a, VD b) { return {(F64)_mm512_maskz_max_pd(0xff, (__m512d)a.v, (__m512d)b.v)}; }
+NS_HD I16 larger(I16 a, I16 b) { return (I16)_mm512_max_epi16((__m512i)a, (__m512i)b); }
+NS_HD U16 smaller(U16 a, U16 b) { return (U16)_mm512_min_epu16((__m512i)a, (__m512i)b); }
+NS_HD VF load_half(const Half* p) {
+  return {(F32)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p))};
+}
+#elif defined(NS_AVX2)
 NS_HD VF fused_multiply_add(VF a, VF b, VF c) { return {(F32)_mm256_fmadd_ps((__m256)a.v, (__m256)b.v, (__m256)c.v)}; }
 NS_HD VD fused_multiply_add(VD a, VD b, VD c) {
   return {(F64)_mm256_fmadd_pd((__m256d)a.v, (__m256d)b.v, (__m256d)c.v)};
@@ -209,7 +217,11 @@ NS_HD Wide<A> widen(Vector<A> x) {
   if constexpr (Wide<A>::kCount == 1) {
     return {{{(F64)x.v}}};
   } else {
-#if defined(NS_AVX2)
+#if NS_VECTOR_BYTES == 64
+    __m256 halves[2];
+    __builtin_memcpy(halves, &x, sizeof halves);
+    return {{{(F64)_mm512_maskz_cvtps_pd(0xff, halves[0])}, {(F64)_mm512_maskz_cvtps_pd(0xff, halves[1])}}};
+#elif defined(NS_AVX2)
     return {{{(F64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x.v))},
              {(F64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x.v, 1))}}};
 #else

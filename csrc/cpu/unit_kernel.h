@@ -128,7 +128,7 @@ void add_units(const TileInput<T>& in, int64_t samples, const accumulate_t<T>* t
   for (int64_t begin = 0; begin < samples; begin += source.kBlock) {
     const int64_t length = samples - begin < source.kBlock ? samples - begin : source.kBlock;
     const Block<T> block = source.block(begin, length, padded, copy);
-    const Ahead<T> ahead = source.ahead(begin + length);
+    const Ahead<T> ahead = source.after(begin, length);
     for (int r = 0; r * kWidth<A> < padded; ++r) {
       const int part = r % E::kParts;
       const T *z = block.z + r / E::kParts * kSpan<T>, *z_adv = block.z_adv + r / E::kParts * kSpan<T>;
