@@ -26,9 +26,9 @@ from neurosens_fast.benchmarking.roof import Work
 
 from .pairs import COMPILED, channel_dim, labels, make_pair
 
-SHAPES = [(64, 64, 32, 32), (128, 64, 56, 56), (256, 64, 56, 56), (128, 256, 14, 14)]
-QUICK_SHAPES = [(4, 16, 9, 9)]
-ALL_NORMS = ((4, 16, 9, 9), (128, 64, 56, 56))
+SHAPES = [(64, 64, 32, 32), (128, 64, 56, 56), (256, 64, 56, 56), (128, 256, 14, 14), (256, 4096)]
+QUICK_SHAPES = [(4, 16, 9, 9), (16, 32)]
+ALL_NORMS = ((4, 16, 9, 9), (16, 32), (128, 64, 56, 56), (256, 4096))
 """Shapes on which norms other than 1 are measured."""
 SHARE = 0.1
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 1e-2}

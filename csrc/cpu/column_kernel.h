@@ -113,9 +113,18 @@ struct ColumnSource : TileInput<T> {
     if (as_it_lies) return {in.z + s * stride, in.z_adv + s * stride_adv, stride, stride_adv};
     return {copy[0], copy[1], kTile, kTile};
   }
-  NS_HD Ahead<T> at_block(int64_t s) const { return {z + s * stride, z_adv + s * stride_adv, stride, stride_adv}; }
-  // Past the end it is the next sample.
-  NS_HD Ahead<T> after(int64_t s, int64_t length) const { return at_block(s + length); }
+  // What tile t of `count` fetches while it reads its block at s; past the end it is the next sample. Few tiles share
+  // the next block in the order of memory, in which the hardware goes on by itself; of many it would not stay in L1.
+  static NS_HD Ahead<T> ahead(const TileInput<T>& in, int t, int count, int64_t s, int64_t length) {
+    const bool dense = in.stride == in.channels && in.stride_adv == in.channels;
+    if (dense && count <= 4) {
+      const int64_t at = (s + length) * in.channels + t * length * kTile;
+      return {in.z + at, in.z_adv + at, kTile, kTile};
+    }
+    const int64_t position = t + 1 < count ? s : s + length, channel = (t + 1) % count * kTile;
+    return {in.z + position * in.stride + channel, in.z_adv + position * in.stride_adv + channel, in.stride,
+            in.stride_adv};
+  }
   NS_HD T at(int64_t s, int c) const { return this->after_relu().z[s * stride + c]; }
   NS_HD T at_adv(int64_t s, int c) const { return this->after_relu().z_adv[s * stride_adv + c]; }
 
@@ -153,8 +162,8 @@ struct RowSource : TileInput<T> {
     return {copy[0], copy[1], kTile, kTile};
   }
   // The same share of the next tile, taken as one run of memory.
-  NS_HD Ahead<T> after(int64_t s, int64_t) const {
-    return {z + kTile * (stride + s), z_adv + kTile * (stride_adv + s), kTile, kTile};
+  static NS_HD Ahead<T> ahead(const TileInput<T>& in, int, int, int64_t s, int64_t) {
+    return {in.z + kTile * (in.stride + s), in.z_adv + kTile * (in.stride_adv + s), kTile, kTile};
   }
   NS_HD T at(int64_t s, int c) const { return z[c * stride + s]; }
   NS_HD T at_adv(int64_t s, int c) const { return z_adv[c * stride_adv + s]; }
@@ -266,10 +275,7 @@ void tile_statistics(const TileInput<T>& in, int64_t positions, Tile<accumulate_
     for (int64_t s = chunk; s < end; s += Source::kBlock) {
       const int64_t length = end - s < Source::kBlock ? end - s : Source::kBlock;
       for (int t = 0; t < count; ++t) {
-        auto ahead = state[0].source.after(s, length);
-        if constexpr (Source::kTiles > 1)
-          if (t + 1 < count) ahead = state[t + 1].source.at_block(s);
-        state[t].add_block(s, length, many, ahead, copy);
+        state[t].add_block(s, length, many, Source::ahead(in, t, count, s, length), copy);
       }
     }
     for (int t = 0; t < count; ++t) state[t].end_chunk(many);

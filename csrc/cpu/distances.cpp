@@ -18,11 +18,36 @@ void mean_of_rows(const A* rows, const Layout& shape, A* mean) {
   });
 }
 
+// The means of rows of one element: channels side by side, samples in their order as in mean_of_rows.
+template <typename T>
+void write_unit_means(const Tiles<T>& tiles, const Layout& shape, Distance distance, Means& means) {
+  using A = accumulate_t<T>;
+  A* sensitivity = static_cast<A*>(means.sensitivity.mutable_data_ptr());
+  A* mean = static_cast<A*>(means.distances.mutable_data_ptr());
+  const bool same = distance == Distance::kL1;
+  const int64_t range = std::min<int64_t>(kRange, divide_up(divide_up(shape.channels, 8), kTile) * kTile);
+  parallel_tasks(divide_up(shape.channels, range), shape.samples * shape.channels, [&](int64_t task) {
+    const int64_t first = task * range, count = std::min(range, shape.channels - first);
+    double sum_l1[kRange] = {}, sum[kRange] = {};
+    for (int64_t n = 0; n < shape.samples; ++n) {
+      const TileInput<T> in = tiles.input(n, first, range);
+      tiles.kernels_of().write_relu(in, 0, 0, count);
+      const TileInput<T> read = in.after_relu();
+      tiles.kernels_of().add_unit_distances(distance, read.z, read.z_adv, count, sum_l1, same ? nullptr : sum);
+    }
+    for (int64_t c = 0; c < count; ++c) {
+      sensitivity[first + c] = A(sum_l1[c] / double(shape.samples));
+      mean[first + c] = A((same ? sum_l1 : sum)[c] / double(shape.samples));
+    }
+  });
+}
+
 template <typename T>
 void write_means(const Pair& pair, Distance distance, Pair* relu, Means& means) {
   using A = accumulate_t<T>;
   const Layout& shape = pair.layout;
   const Tiles<T> tiles(pair, relu);
+  if (shape.positions == 1 && !pair.rows()) return write_unit_means(tiles, shape, distance, means);
   const bool same = distance == Distance::kL1;
   const std::unique_ptr<A[]> rows(new A[(same ? 1 : 2) * shape.samples * shape.channels]);
   A *sensitivities = rows.get(), *distances = same ? nullptr : sensitivities + shape.samples * shape.channels;
@@ -92,18 +117,23 @@ class GradientWriter {
         grad_adv_(adversarial.grad, rows_) {}
 
   void write() const {
-    const int64_t per_sample = divide_up(shape_.channels, tiles_.range());
-    parallel_tasks(shape_.samples * per_sample, shape_.samples * shape_.channels * shape_.positions, [&](int64_t task) {
-      const int64_t n = task / per_sample, first = task % per_sample * tiles_.range();
+    const int64_t ranges = divide_up(shape_.channels, tiles_.range());
+    const int64_t group = rows_ ? 1 : divide_up(kPositions, std::max<int64_t>(1, shape_.positions));
+    const int64_t groups = divide_up(shape_.samples, group);
+    parallel_tasks(groups * ranges, shape_.samples * shape_.channels * shape_.positions, [&](int64_t task) {
+      const int64_t begin = task / ranges * group, first = task % ranges * tiles_.range();
       const int64_t count = std::min(tiles_.range(), shape_.channels - first);
       if (rows_)
-        for (int64_t c = first; c < first + count; ++c) write_row(n, c);
+        for (int64_t c = first; c < first + count; ++c) write_row(begin, c);
       else
-        write_columns(n, first, count);
+        write_columns(begin, std::min(begin + group, shape_.samples), first, count);
     });
   }
 
  private:
+  // Of columns one task writes, so that what is the same for all samples is found once for many positions.
+  static constexpr int64_t kPositions = 32;
+
   bool chosen(int64_t c) const { return weights_[c] != 0; }  // NaN is
 
   // Coefficients of a row with those statistics, which norms that need none do not read.
@@ -145,11 +175,9 @@ class GradientWriter {
     kernels_.row_gradient(distance_ == Distance::kL1, g, run(n, c, 0, shape_.positions));
   }
 
-  void write_columns(int64_t n, int64_t first, int64_t count) const {
+  void write_columns(int64_t begin, int64_t end, int64_t first, int64_t count) const {
     bool any = false;
     for (int64_t c = first; c < first + count; ++c) any = any || chosen(c);
-    for (int64_t s = 0; s < shape_.positions; ++s) write_base(n, first, s, count, !any);
-    if (!any) return;
     ChannelGradients<A> g;
     const auto set = [&](int64_t at, const RowGradient<A>& row) {
       g.chosen[at] = chosen(first + at) ? -1 : 0;
@@ -160,12 +188,15 @@ class GradientWriter {
         set(channel - first + c, weighted(channel + c, &tile.row[0][c], kTile));
       }
     };
-    if (needs_statistics())
-      tiles_.statistics(n, first, kMoments, coefficients);
-    else
+    if (any && !needs_statistics())
       for (int64_t c = 0; c < count; ++c) set(c, weighted(first + c, nullptr, 0));
-    for (int64_t s = 0; s < shape_.positions; ++s)
-      kernels_.column_gradient(distance_ == Distance::kL1, g, run(n, first, s, count));
+    for (int64_t n = begin; n < end; ++n) {
+      for (int64_t s = 0; s < shape_.positions; ++s) write_base(n, first, s, count, !any);
+      if (!any) continue;
+      if (needs_statistics()) tiles_.statistics(n, first, kMoments, coefficients);
+      for (int64_t s = 0; s < shape_.positions; ++s)
+        kernels_.column_gradient(distance_ == Distance::kL1, g, run(n, first, s, count));
+    }
   }
 
   const A* weights_;

@@ -91,26 +91,44 @@ NS_HD void write_gradient(bool signed_change, const GradientRun<T>& run, int64_t
                           const Coefficients& coefficients, const Chosen& chosen) {
   using A = accumulate_t<T>;
   using V = Vector<A>;
-  alignas(64) A z[kPaddedRun<A>], z_adv[kPaddedRun<A>], base[kPaddedRun<A>], base_adv[kPaddedRun<A>];
-  widen(run.z + at, count, z);
-  widen(run.z_adv + at, count, z_adv);
-  if (run.base) widen(run.base + at, count, base), widen(run.base_adv + at, count, base_adv);
-  for (int i = 0; i < count; i += kWidth<A>) {
-    const V x = load<V>(z + i), y = load<V>(z_adv + i);
+  using M = typename V::M;
+  // The gradients at element i of the run, for what lies at element `from` of the pointers.
+  const auto gradients = [&](int i, const GradientRun<A>& in, int64_t from, M& bits, M& bits_adv) {
+    const V x = load<V>(in.z + from), y = load<V>(in.z_adv + from);
     V grad, grad_adv;
     element_gradient(signed_change, coefficients(i), x, y, grad, grad_adv);
     const auto mask = chosen(i);
-    auto bits = (typename V::M)grad.v & mask, bits_adv = (typename V::M)grad_adv.v & mask;
-    if (run.base) {
-      const V total = load<V>(base + i) + V{(typename V::N)bits};
-      const V total_adv = load<V>(base_adv + i) + V{(typename V::N)bits_adv};
-      bits = (typename V::M)total.v & ~(x.v <= 0), bits_adv = (typename V::M)total_adv.v & ~(y.v <= 0);
+    bits = (M)grad.v & mask, bits_adv = (M)grad_adv.v & mask;
+    if (!in.base) return;
+    const V total = load<V>(in.base + from) + V{(typename V::N)bits};
+    const V total_adv = load<V>(in.base_adv + from) + V{(typename V::N)bits_adv};
+    bits = (M)total.v & ~(x.v <= 0), bits_adv = (M)total_adv.v & ~(y.v <= 0);
+  };
+  M bits, bits_adv;
+  int done = 0;
+  if constexpr (sizeof(T) == sizeof(A)) {
+    for (; done + kWidth<A> <= count; done += kWidth<A>) {
+      gradients(done, run, at + done, bits, bits_adv);
+      if (run.grad) store(run.grad + at + done, bits);
+      if (run.grad_adv) store(run.grad_adv + at + done, bits_adv);
     }
+    if (done == count) return;
+  }
+  // Other dtypes, and the elements that fill no register, on copies.
+  alignas(64) A z[kPaddedRun<A>], z_adv[kPaddedRun<A>], base[kPaddedRun<A>], base_adv[kPaddedRun<A>];
+  const int64_t first = at + done;
+  const int rest = count - done;
+  widen(run.z + first, rest, z);
+  widen(run.z_adv + first, rest, z_adv);
+  if (run.base) widen(run.base + first, rest, base), widen(run.base_adv + first, rest, base_adv);
+  const GradientRun<A> copies = {z, z_adv, rest, run.base ? base : nullptr, base_adv, nullptr, nullptr};
+  for (int i = 0; i < rest; i += kWidth<A>) {
+    gradients(done + i, copies, i, bits, bits_adv);
     store(z + i, bits);
     store(z_adv + i, bits_adv);
   }
-  if (run.grad) round_run<T>(z, count, run.grad + at);
-  if (run.grad_adv) round_run<T>(z_adv, count, run.grad_adv + at);
+  if (run.grad) round_run<T>(z, rest, run.grad + first);
+  if (run.grad_adv) round_run<T>(z_adv, rest, run.grad_adv + first);
 }
 
 // One row: its coefficients are shared by all elements.

@@ -114,6 +114,10 @@ struct PairKernels {
   // whose activation thresholds are given.
   void (*add_units)(const TileInput<T>& in, int64_t samples, const A* threshold, const A* threshold_adv,
                     TermTotals totals, int64_t first);
+  // Adds the distances of one sample's rows of one element to the sums of their channels: that of norm 1, and another
+  // where `sum` is given.
+  void (*add_unit_distances)(Distance distance, const T* z, const T* z_adv, int64_t channels, double* sum_l1,
+                             double* sum);
   // A gradient before any distance adds to it; the other two write whole ones, of one row or of one position.
   void (*base_gradient)(const T* relu_out, const T* base, int64_t count, T* grad);
   void (*row_gradient)(bool signed_change, RowGradient<A> g, const GradientRun<T>& run);

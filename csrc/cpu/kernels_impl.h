@@ -124,6 +124,7 @@ constexpr PairKernels<T> table() {
           largest_finite<T>,
           write_relu<T>,
           units<T>,
+          add_unit_distances<T>,
           base_gradient<T>,
           row_gradient<T>,
           column_gradient<T>,

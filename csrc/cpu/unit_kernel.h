@@ -4,6 +4,12 @@
 // With one position |d| is four of the terms, |d| / |z| two, and 1 - cosine is |sign z' - sign z|, so
 // nothing is left of row_terms but a division. Counts stay integers.
 
+// A distance that a loop knows when it is compiled.
+template <Distance D>
+struct Named {
+  static constexpr Distance value = D;
+};
+
 template <typename T>
 accumulate_t<T> largest_finite(const T* x, int64_t count) {
   using A = accumulate_t<T>;
@@ -35,6 +41,38 @@ accumulate_t<T> largest_finite(const T* x, int64_t count) {
     if (value - value == 0) largest = larger(value, largest);
   }
   return largest;
+}
+
+// Adds the distances of rows of one element, those of one sample, to the sums of their channels; `sum` may be null.
+template <typename T>
+void add_unit_distances(Distance distance, const T* z, const T* z_adv, int64_t channels, double* sum_l1, double* sum) {
+  using A = accumulate_t<T>;
+  alignas(64) A x[kTile + kWidth<A>], y[kTile + kWidth<A>], row[kRowSums][kTile];
+  for (int64_t first = 0; first < channels; first += kTile) {
+    const int count = channels - first < kTile ? int(channels - first) : kTile;
+    widen(z + first, count, x);
+    widen(z_adv + first, count, y);
+    double *to_l1 = sum_l1 + first, *to = sum + first;
+#pragma GCC ivdep
+    for (int c = 0; c < count; ++c) to_l1[c] += double(neurosens::absolute(y[c] - x[c]));
+    if (!sum) continue;
+#pragma GCC ivdep
+    for (int c = 0; c < count; ++c) {
+      const A d = y[c] - x[c];
+      row[kChangeSq][c] = d * d;
+      row[kChangeDot][c] = d * x[c];
+      row[kBenignSq][c] = x[c] * x[c];
+      row[kAdversarialSq][c] = y[c] * y[c];
+      row[kPairDot][c] = x[c] * y[c];
+    }
+    const auto add = [&](auto named) {
+#pragma GCC ivdep
+      for (int c = 0; c < count; ++c) to[c] += double(row_distance(named.value, &row[0][c], A(1), kTile));
+    };
+    if (distance == Distance::kMeanSquare) add(Named<Distance::kMeanSquare>());
+    if (distance == Distance::kL2) add(Named<Distance::kL2>());
+    if (distance == Distance::kCosine) add(Named<Distance::kCosine>());
+  }
 }
 
 // What a block of samples adds to the channels of one register, in two passes: each fits the registers. Widening costs
@@ -128,7 +166,7 @@ void add_units(const TileInput<T>& in, int64_t samples, const accumulate_t<T>* t
   for (int64_t begin = 0; begin < samples; begin += source.kBlock) {
     const int64_t length = samples - begin < source.kBlock ? samples - begin : source.kBlock;
     const Block<T> block = source.block(begin, length, padded, copy);
-    const Ahead<T> ahead = source.after(begin, length);
+    const Ahead<T> ahead = ColumnSource<T>::ahead(in, 0, 1, begin, length);
     for (int r = 0; r * kWidth<A> < padded; ++r) {
       const int part = r % E::kParts;
       const T *z = block.z + r / E::kParts * kSpan<T>, *z_adv = block.z_adv + r / E::kParts * kSpan<T>;

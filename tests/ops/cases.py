@@ -43,6 +43,7 @@ def _cases() -> Iterator[Case]:
     yield Case("one-channel-mixed", (3, 1, 4, 5), memory="mixed-strides")
     yield Case("middle-channel", (2, 4, 6, 5), channel_dim=2)
     yield Case("many-samples", (70, 130))
+    yield Case("many-units", (40, 1100))
     yield Case("many-samples-rows", (70, 3, 20))
     yield Case("no-samples", (0, 4, 5))
     yield Case("no-channels", (3, 0, 5))
