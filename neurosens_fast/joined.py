@@ -22,6 +22,14 @@ def _check(pair: Tensor, channel_dim: int) -> int:
     return check_channel_dim(pair, channel_dim)
 
 
+def _check_overwritable(pair: Tensor) -> None:
+    steps = pair.stride()
+    if 0 in steps and any(size > 1 and step == 0 for size, step in zip(pair.shape, steps, strict=True)):
+        raise ValueError(
+            "pair has elements that share memory, as expand makes them, and cannot be overwritten; clone it first"
+        )
+
+
 def paired_sensitivity(
     pair: Tensor, norm: int | str = 1, channel_dim: int = 1, *, detach_benign: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -61,13 +69,14 @@ def relu_tap_(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`relu_tap` that overwrites ``pair``, as ``torch.relu_`` does, and returns it first.
 
-    Raises ``ValueError`` for a leaf that requires a gradient.
+    Raises ``ValueError`` for a leaf that requires a gradient, and for elements that share memory.
     """
     channel_dim, text = _check(pair, channel_dim), check_norm(norm)
     compiling = torch.compiler.is_compiling()
     needs_gradient = pair.requires_grad and torch.is_grad_enabled()
     if not compiling and needs_gradient and pair.is_leaf:
         raise ValueError("pair is a leaf that requires a gradient and cannot be overwritten; use relu_tap")
+    _check_overwritable(pair)
     if compiling or (needs_gradient and pair._is_view()):  # a write that compiler and base of the view learn of
         out, distances, sensitivity = _gradients.relu_tap(pair, text, channel_dim, detach_benign)
         return pair.copy_(out), distances, sensitivity
@@ -90,10 +99,6 @@ def relu_accumulate_pair_statistics_(sums: Tensor, maxima: Tensor, pair: Tensor,
     check_totals(sums, maxima, "pair", pair, channel_dim)
     if pair.requires_grad and torch.is_grad_enabled():
         raise ValueError("pair requires a gradient and this operator has none; call it under torch.no_grad()")
-    steps = pair.stride()
-    if 0 in steps and any(size > 1 and step == 0 for size, step in zip(pair.shape, steps, strict=True)):
-        raise ValueError(
-            "pair has elements that share memory, as expand makes them, and cannot be overwritten; clone it first"
-        )
+    _check_overwritable(pair)
     _ops.relu_accumulate_pair_statistics_(sums, maxima, detached(pair), channel_dim)
     mutated(sums, maxima, pair)

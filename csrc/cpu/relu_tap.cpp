@@ -25,6 +25,7 @@ std::tuple<Tensor, Tensor, Tensor> relu_tap(const Tensor& pair, std::string norm
 }
 
 std::tuple<Tensor, Tensor> relu_tap_(Tensor& pair, std::string norm, int64_t channel_dim) {
+  check_overwritable(pair, "pair");
   const Means means = measure_relu(pair, pair, norm, channel_dim);
   return {means.distances, means.sensitivity};
 }

@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) row_statistics_kernel(Tap tap, View<
     out[lane] = total;
   } else if (active && totals.stores) {
 #pragma unroll
-    for (int i = 0; i < totals.kEach; ++i)
+    for (int i = 0; i < totals.kPadded; i += totals.kApart)
       if (totals.first + i < Set::kCount) out[totals.first + i] = totals.total[i];
   }
 }

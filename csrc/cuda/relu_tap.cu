@@ -49,6 +49,7 @@ std::tuple<Tensor, Tensor, Tensor> relu_tap(const Tensor& pair, std::string norm
 }
 
 std::tuple<Tensor, Tensor> relu_tap_(Tensor pair, std::string norm, int64_t channel_dim) {
+  check_overwritable(pair, "pair");
   const Sensitivities found = tap(pair, pair, norm, channel_dim);
   return {found.distances, found.sensitivity};
 }

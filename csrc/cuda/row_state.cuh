@@ -86,7 +86,8 @@ template <int Lanes, typename Set, typename A>
 struct LaneTotals {
   static constexpr int kPadded = Set::kCount > 8 ? 16 : 8;
   static constexpr int kEach = kPadded > Lanes ? kPadded / Lanes : 1;
-  A total[kPadded];  // the first kEach are those of statistics first, first + 1, ...
+  static constexpr int kApart = kPadded / kEach;  // so that neighbouring threads end with neighbouring statistics
+  A total[kPadded];  // kEach of them, kApart apart, are those of statistics first, first + kApart, ...
   int first = 0;
   bool stores;  // one of the threads that hold the same
 
@@ -94,7 +95,7 @@ struct LaneTotals {
       : stores(lane % (Lanes * kEach / kPadded) == 0) {
 #pragma unroll
     for (int i = 0; i < kPadded; ++i) total[i] = i < Set::kCount ? row[Set::at(i)] : A(0);
-    exchange<Lanes / 2, kPadded / 2>(lane);
+    exchange<Lanes / 2, kApart / 2>(lane);
   }
 
  private:
@@ -103,9 +104,12 @@ struct LaneTotals {
     const bool upper = Width > 0 && (lane & Mask) != 0;
     first += upper ? Width : 0;
 #pragma unroll
-    for (int i = 0; i < (Width > 0 ? Width : 1); ++i) {
-      const A other = upper ? total[i] : total[i + Width], own = upper ? total[i + Width] : total[i];
-      total[i] = combine<Set>(first + i, own, __shfl_xor_sync(kFullMask, other, Mask));
+    for (int part = 0; part < kPadded; part += kApart) {
+#pragma unroll
+      for (int i = part; i < part + (Width > 0 ? Width : 1); ++i) {
+        const A other = upper ? total[i] : total[i + Width], own = upper ? total[i + Width] : total[i];
+        total[i] = combine<Set>(first + i, own, __shfl_xor_sync(kFullMask, other, Mask));
+      }
     }
     if constexpr (Mask > 1) exchange<Mask / 2, Width / 2>(lane);
   }

@@ -142,6 +142,10 @@ def test_an_expanded_pair_is_refused_before_anything_is_written(device: str) -> 
             ops.relu_accumulate_pair_statistics_(*totals, pair)
         with pytest.raises(RuntimeError, match=r"share memory, .* clone it first"):
             torch.ops.neurosens_fast.relu_accumulate_pair_statistics_(*totals, pair)
+        with pytest.raises(ValueError, match=r"share memory, .* clone it first"):
+            ops.relu_tap_(pair)
+        with pytest.raises(RuntimeError, match=r"share memory, .* clone it first"):
+            torch.ops.neurosens_fast.relu_tap_(pair)
         assert bool((pair == -1).all())
         assert bool((totals[0] == 0).all())
 
