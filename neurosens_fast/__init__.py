@@ -1,8 +1,10 @@
 """Neuron sensitivity: how strongly every neuron of a network reacts to an attack, in one read.
 
-``audit`` measures a model, ``attacks`` make the inputs, ``nn`` trains against sensitivity, ``statistics`` holds
-totals and metrics, ``ops`` the fused operators, ``reference`` the same in pure PyTorch. Names are loaded when they
-are first used, so that ``python -m neurosens_fast.env`` can report on an installation whose extension is missing.
+``audit`` measures a model, ``attacks`` make the inputs, ``nn`` trains against sensitivity; ``training`` and
+``robustness`` train and judge, ``fragility`` and ``explorer`` look at single neurons, ``models`` and ``data`` go by
+name, ``adapters`` are for other libraries. ``statistics`` holds totals and metrics, ``ops`` the fused operators,
+``reference`` the same in pure PyTorch. Names are loaded when they are first used, so that ``python -m
+neurosens_fast.env`` can report on an installation whose extension is missing.
 """
 
 from __future__ import annotations
@@ -12,7 +14,20 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import attacks, audit, nn, ops, reference, statistics
+    from . import (
+        attacks,
+        audit,
+        data,
+        explorer,
+        fragility,
+        models,
+        nn,
+        ops,
+        reference,
+        robustness,
+        statistics,
+        training,
+    )
     from .attacks import FGSM, PGD
     from .statistics import PairStatistics
 
@@ -23,10 +38,16 @@ __all__ = [
     "__version__",
     "attacks",
     "audit",
+    "data",
+    "explorer",
+    "fragility",
+    "models",
     "nn",
     "ops",
     "reference",
+    "robustness",
     "statistics",
+    "training",
 ]
 
 try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,19 @@ def check_norm(norm: int | str) -> str:
     if isinstance(norm, bool) or norm not in NORMS:
         raise ValueError(f'norm must be 1, "mse", "l2" or "cosine", got {norm!r}')
     return "1" if norm == 1 else str(norm)
+
+
+def check_k(k: int | float) -> None:
+    """``k`` must be a count (int), or a share (float) above 0 and at most 1."""
+    if isinstance(k, bool) or not isinstance(k, int | float):
+        raise TypeError(f"k must be a count (int) or a share (float), got {type(k).__name__}")
+    if isinstance(k, float) and not 0 < k <= 1:
+        raise ValueError(f"a share k must be above 0.0 and at most 1.0, got {k}; give a count as an int")
+
+
+def share_of(share: float, neurons: int) -> int:
+    """``share`` of ``neurons``, rounded up; 0.07 of 100 is 7, although ``0.07 * 100`` is a little more."""
+    return math.ceil(share * neurons - 1e-9)
 
 
 def check_totals(sums: Tensor, maxima: Tensor, name: str, activation: Tensor, channel_dim: int) -> None:

@@ -13,7 +13,6 @@ wrong shape, device or value, naming the argument.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -24,12 +23,14 @@ from . import _registration as _registration
 from ._arguments import DTYPES as DTYPES
 from ._arguments import NORMS as NORMS
 from ._arguments import check_channel_dim as _check_channel_dim
+from ._arguments import check_k as _check_k
 from ._arguments import check_like as _check_like
 from ._arguments import check_norm as _check_norm
 from ._arguments import check_tensor as _check_tensor
 from ._arguments import check_totals as _check_totals
 from ._arguments import detached as _detached
 from ._arguments import mutated as _mutated
+from ._arguments import share_of as _share_of
 from .joined import paired_sensitivity as paired_sensitivity
 from .joined import relu_accumulate_pair_statistics_ as relu_accumulate_pair_statistics_
 from .joined import relu_tap as relu_tap
@@ -115,17 +116,14 @@ def neuron_count(k: int | float, neurons: int) -> int:
 
     Raises ``TypeError`` for another type and ``ValueError`` unless 1 <= k <= neurons or 0.0 < k <= 1.0.
     """
-    if isinstance(k, bool) or not isinstance(k, int | float):
-        raise TypeError(f"k must be a count (int) or a share (float), got {type(k).__name__}")
+    _check_k(k)
     if neurons < 1:
         raise ValueError("there are no neurons to choose from")
     if isinstance(k, int):
         if not 1 <= k <= neurons:
             raise ValueError(f"k must be between 1 and the number of neurons {neurons}, got {k}")
         return k
-    if not 0 < k <= 1:
-        raise ValueError(f"a share k must be above 0.0 and at most 1.0, got {k}; give a count as an int")
-    return max(1, math.ceil(k * neurons - 1e-9))
+    return max(1, _share_of(k, neurons))
 
 
 def sns_loss(

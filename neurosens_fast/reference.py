@@ -133,7 +133,10 @@ def accumulate_pair_statistics_(
 
 
 def row_distance(benign: Tensor, adversarial: Tensor, norm: int | str = 1, channel_dim: int = 1) -> Tensor:
-    """``dist_c`` of METHODS for each row, ``[N, C]``; differentiable by autograd away from ties."""
+    """The distance of each row, ``[N, C]``, of which ``ops.neuron_sensitivity`` is the mean over samples.
+
+    Differentiable by autograd away from ties.
+    """
     z, z_adv = _rows(benign, channel_dim), _rows(adversarial, channel_dim)
     d = z_adv - z
     if norm == 1:

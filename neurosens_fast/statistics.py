@@ -119,13 +119,18 @@ NOTATION = "z, z': benign and adversarial activation of a neuron; d = z' - z; i:
 """What the letters in the descriptions of metrics mean."""
 
 
+def check_metric(name: object) -> None:
+    """``ValueError`` unless ``name`` is one of :data:`METRICS`, listing them."""
+    if name not in METRICS:
+        raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(METRICS)}")
+
+
 def metric(name: str, sums: Tensor, maxima: Tensor, samples: int) -> Tensor:
     """Metric ``name`` of totals over ``samples`` samples, ``[C]`` float64; NaN where nothing was seen.
 
     Raises ``ValueError`` for an unknown name, listing the valid ones.
     """
-    if name not in METRICS:
-        raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(METRICS)}")
+    check_metric(name)
     if samples == 0:
         return torch.full((sums.shape[0],), torch.nan, dtype=torch.float64, device=sums.device)
     return METRICS[name].compute(sums, maxima, samples)

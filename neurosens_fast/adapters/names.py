@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neurosens_fast.statistics import PairStatistics
+from neurosens_fast.statistics import check_metric
 
 
 def metric_names(metric: str | Sequence[str]) -> tuple[str, ...]:
@@ -18,5 +18,5 @@ def metric_names(metric: str | Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise ValueError("metric names none; give at least one")
     for name in names:
-        PairStatistics(0).metric(name)  # the one that is unknown is told
+        check_metric(name)
     return names

@@ -26,6 +26,8 @@ class APGD(Attack):
     ``loss="ce"`` and ``loss="dlr"`` are the APGD-CE and APGD-DLR of AutoAttack; ``norm`` is ``"linf"`` or ``"l2"``.
     ``restarts`` runs from random points; later ones work on the samples that still stand. Returned is, per sample, the
     last point that fooled the model, or else the one with the highest loss (AutoAttack returns the input there).
+    A sample's step is halved where its loss rose in at most the share ``rho`` of the steps since the last check, or
+    where neither step nor best loss changed since then.
     ``images`` ``[N, *S]`` in ``[low, high]``, ``labels`` ``[N]``; returns ``[N, *S]``. See :class:`Attack` for
     guarantees, errors, ``seed`` and switches. ``eps = 0`` and ``steps = 0`` return the input.
     """

@@ -191,7 +191,7 @@ class Attack(ABC):
         if index is None:
             return torch.arange(count)
         if not isinstance(index, Tensor) or index.dtype not in _INTEGERS or index.shape != (count,):
-            raise ValueError(f"index must hold one whole number per sample, [{count}]")
+            raise ValueError(f"index must hold one whole number per sample, [{count}]; leave it out for 0..{count - 1}")
         numbers = index.detach().cpu().long()
         if count and int(numbers.min()) < 0:
             raise ValueError("index must not be negative")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from neurosens_fast import ops
+from neurosens_fast._arguments import check_k, share_of
 from neurosens_fast.columns import MAXIMA, SUMS
-from neurosens_fast.statistics import METRICS, PairStatistics
+from neurosens_fast.statistics import METRICS, PairStatistics, check_metric
 
 from .per_sample import ClassTotals
 
@@ -134,8 +135,7 @@ class AuditReport:
 
         Raises ``ValueError`` for an unknown name, listing the valid ones.
         """
-        if name not in METRICS:
-            raise ValueError(f"unknown metric {name!r}; choose one of {', '.join(METRICS)}")
+        check_metric(name)
         return {layer: entry.statistics.metric(name) for layer, entry in self.layers.items()}
 
     @property
@@ -245,7 +245,7 @@ class AuditReport:
         return DataFrame(columns)
 
     def to_csv(self, path: str | PathLike[str], by: str = "sensitivity") -> None:
-        """Write :meth:`to_pandas` as CSV with full float64 precision; the file appears whole or not at all."""
+        """Write :meth:`to_pandas` as CSV with full float64 precision: the whole file, or ``ReportError`` says why."""
         from neurosens_fast.support.files import csv_content
 
         from .storage import write_whole
@@ -373,18 +373,10 @@ def union(*parts: Iterable[_T]) -> tuple[_T, ...]:
     return tuple(dict.fromkeys(item for part in parts for item in part))
 
 
-def share_of(share: float, neurons: int) -> int:
-    """``share`` of ``neurons``, rounded up; 0.07 of 100 is 7, although ``0.07 * 100`` is a little more."""
-    return math.ceil(share * neurons - 1e-9)
-
-
 def count_of(k: int | float, neurons: int) -> int:
     """How many of ``neurons`` a count or a share ``k`` means; the errors are those of :meth:`AuditReport.top`."""
-    if isinstance(k, bool) or not isinstance(k, int | float):
-        raise TypeError(f"k must be a count (int) or a share (float), got {type(k).__name__}")
+    check_k(k)
     if isinstance(k, float):
-        if not 0 < k <= 1:
-            raise ValueError(f"a share k must lie in (0, 1], got {k}; use an int for a count")
         return min(neurons, max(1, share_of(k, neurons)))
     if k < 0:
         raise ValueError(f"k must be at least 0, got {k}")

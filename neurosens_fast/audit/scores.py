@@ -77,7 +77,10 @@ class ScoreWriter:
         if not self.layers:
             self.layers = list(layers)
         elif self.layers != list(layers):
-            raise ValueError("the layers that ran are not the same in all batches; scores per sample cannot be kept")
+            raise ValueError(
+                "the layers that ran are not the same in all batches, so scores of samples cannot be kept; "
+                "name layers that always run, or leave scores out"
+            )
         self._parts.append(torch.cat((facts.double(), scores.double()), 1).cpu())
         if sum(map(len, self._parts)) >= self._rows:
             self.flush()

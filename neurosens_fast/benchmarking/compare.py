@@ -81,7 +81,9 @@ def compare(before: Results, after: Results, absolute: bool = False) -> Comparis
     Raises ``ValueError`` where they have no case in common, or where one was measured quickly.
     """
     if any(result.quick for results in (before, after) for result in results.suites.values()):
-        raise ValueError("one of the results was measured with --quick, whose times say nothing")
+        raise ValueError(
+            "one of the results was measured with --quick, whose times say nothing; measure it again without"
+        )
     first, second = _rows(before), _rows(after)
     changes = []
     for key, (suite, row) in first.items():
@@ -89,7 +91,7 @@ def compare(before: Results, after: Results, absolute: bool = False) -> Comparis
             quantities = list(_quantities(row, second[key][1]))
             changes.append(Change(suite, second[key][1], *quantities[-1 if absolute else 0]))
     if not changes:
-        raise ValueError("the two results have no case in common")
+        raise ValueError("the two results have no case in common; compare results of the same suites")
     only_before = tuple(", ".join(key) for key in first if key not in second)
     only_after = tuple(", ".join(key) for key in second if key not in first)
     same = all(before.environment.get(part) == after.environment.get(part) for part in ("cpu", "gpu"))

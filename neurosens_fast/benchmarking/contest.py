@@ -91,9 +91,12 @@ class Contest:
     ) -> Row:
         """Time ours and all others for about ``seconds``, and keep the row.
 
-        ``agreed`` is what :func:`agreement`, or an own comparison of both sides before, returned. A rival may be a
-        word that says why it does not run. ``memory`` names the sides whose peak is taken. ``shares``: which share of
-        the case's work a call of a side does, where not all of it; its times are brought to the whole.
+        ``agreed`` is what :func:`agreement`, or an own comparison of both sides before, returned. ``rivals`` do the
+        same job in another way, ``floors`` less than it; a rival may be a word that says why it does not run. ``work``
+        is the least that the case must move and calculate, for the roof. ``memory`` names the sides whose peak is
+        taken. ``axis`` is the case's place on a scaling curve. ``facts`` are further columns, or a function of the row
+        that gives them. ``shares``: which share of the case's work a call of a side does, where not all of it; its
+        times are brought to the whole.
         """
         rivals, floors = dict(rivals or {}), dict(floors or {})
         missing = {name: side for name, side in rivals.items() if isinstance(side, str)}

@@ -31,12 +31,13 @@ def run(
 ) -> None:
     """Train a small network on scikit-learn's digits, attack it with PGD, and rank its neurons by sensitivity.
 
-    Needs no download and takes seconds. It writes four files:
+    Needs no download and takes seconds. It writes five files:
 
     [bold]audit.safetensors[/]  the report, for neurosens-fast show
     [bold]neurons.csv[/]        one row per neuron: every metric and its rank
     [bold]sensitivity.png[/]    each layer, and its sorted neurons
     [bold]model.safetensors[/]  the network, for neurosens-fast audit
+    [bold]explorer.html[/]      the page of its neurons, where bokeh is installed
 
     Examples:
 

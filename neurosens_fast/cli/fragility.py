@@ -99,7 +99,7 @@ def run(
     plain: Annotated[
         bool,
         typer.Option(
-            "--plain", help="One whole forward for each neuron, on the model as it is.", rich_help_panel="Computing"
+            "--plain", help="Run the model as it is, whole, for each sample and neuron.", rich_help_panel="Computing"
         ),
     ] = False,
     computing: RunOptions,

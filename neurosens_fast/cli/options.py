@@ -58,7 +58,7 @@ class NetworkOptions:
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="What the model wants its input normalized with: imagenet, cifar10, mnist, or MEAN/STD as in 0.5/0.25 "
+            help="What the model wants its input normalised with: imagenet, cifar10, mnist, or MEAN/STD as in 0.5/0.25 "
             "or 0.5,0.5,0.5/0.2,0.2,0.2. The attack works on 0..1.",
             rich_help_panel="Model",
         ),

@@ -64,11 +64,12 @@ def explore(
     same neurons whose measures are shown beside the others. ``other`` is a second model to show side by side, attacked
     by attacks of its own; ``names`` are what the page calls the models, ``class_names`` the classes.
 
-    The first ``images`` samples are shown one by one; measures are means over all samples, read once per model in
-    constant memory, and so are the ``top`` inputs that stimulate each neuron most. Receptive fields, and swaps of the
-    pixels inside, which cost a forward each, are computed of ``swap_images`` images (class by class, those that the
-    attack turned first) and the ``swap_neurons`` most vulnerable neurons; a field is the smallest set of pixels with
-    ``share`` of the influence on the neuron (the page says all of it, and computes more when it is served).
+    The first ``images`` samples are shown one by one; measures are means over all samples, and the ``top`` inputs that
+    stimulate each neuron most are chosen among all of them, read once per model in constant memory. Receptive fields,
+    and swaps of the pixels inside, which cost a forward each, are computed of ``swap_images`` images (class by class,
+    those that the attack turned first) and the ``swap_neurons`` most vulnerable neurons; a field is the smallest set of
+    pixels with ``share`` of the influence on the neuron (the page names the images and neurons that have fields;
+    served, it computes others).
     ``projection`` is ``"pca"``, ``"umap"``, or ``"auto"``, UMAP where umap-learn is installed.
 
     ``data`` and the rest are as in :func:`~neurosens_fast.audit.audit`, and so is the model afterwards. Source: views
@@ -76,8 +77,8 @@ def explore(
     on the page. Needs bokeh and scipy, which ``pip install 'neurosens-fast[explore]'`` brings.
 
     Raises ``ValueError`` or ``TypeError``, naming what was wrong and the mend: an unknown layer, a report of another
-    model, a strength that is negative or given twice, no labels, data without a sample, as many class names as there
-    are classes not being given; ``ModuleNotFoundError`` without bokeh or scipy, or umap-learn for
+    model, a strength that is negative or given twice, no labels, data without a sample, another
+    number of class names than there are classes; ``ModuleNotFoundError`` without bokeh or scipy, or umap-learn for
     ``projection="umap"``.
     """
     for package in ("bokeh", "scipy"):

@@ -75,11 +75,11 @@ def nodal_dropout(
     The model is cut behind the neurons, where torch.fx can: what comes before is computed once for a batch, what comes
     after in passes that hold many neurons, on a private copy with folded batch norm; a sample of which a neuron is zero
     already is not run again. Predictions differ from those of the model itself by rounding only. ``plain`` runs the
-    model as it is, one forward per neuron. The report's notes say which it was.
+    model as it is, whole, for each sample and neuron. The report's notes say which it was.
 
     Raises ``ValueError`` or ``TypeError``, naming what was wrong and the mend: an unknown layer, place or protocol,
     neurons out of range, a strength that is negative or given twice, a model without logits ``[N, classes]``, no
-    labels, data without a sample.
+    labels, data without a sample. ``ReportError`` for a ``checkpoint`` folder that is not there or holds another run.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")

@@ -188,7 +188,7 @@ class FilterReport:
         return concat(frames, ignore_index=True)
 
     def to_csv(self, path: str | PathLike[str]) -> None:
-        """Write :meth:`to_pandas` as CSV with full float64 precision; the file appears whole or not at all."""
+        """Write :meth:`to_pandas` as CSV with full float64 precision: the whole file, or ``ReportError`` says why."""
         from neurosens_fast.audit.storage import write_whole
         from neurosens_fast.support.files import csv_content
 

@@ -71,7 +71,7 @@ class RepairReport:
         return concat(frames, ignore_index=True)
 
     def to_csv(self, path: str | PathLike[str]) -> None:
-        """Write :meth:`to_pandas` as CSV with full float64 precision; the file appears whole or not at all."""
+        """Write :meth:`to_pandas` as CSV with full float64 precision: the whole file, or ``ReportError`` says why."""
         write_whole(path, csv_content(self.to_pandas()))
 
     def plot(self, path: str | PathLike[str]) -> None:

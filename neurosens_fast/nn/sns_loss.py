@@ -45,14 +45,15 @@ class SNSLoss(nn.Module):
     non-reentrant activation checkpointing.
 
     - ``layers``: anything that ``capture.select_layers`` takes; None means the tap modules of the model
-      (:mod:`neurosens_fast.nn`), without any its activations.
+      (:mod:`neurosens_fast.nn`), or its activations where it has none.
     - ``k``: neurons per layer, a count or a share as in ``ops.neuron_count``. ``scope="model"`` chooses k of all
       neurons of all layers together; the loss is then their mean distance.
     - ``norm``: 1, ``"mse"``, ``"l2"`` or ``"cosine"``. ``select_by="distance"`` chooses by it instead of by sensitivity
       (norm 1). ``detach_benign`` lets the gradient move the adversarial branch only.
     - ``refresh``: neurons are chosen anew in each ``"batch"``, every n-th time (int) or once per ``"epoch"``, when
       :meth:`refresh` is called. The choice is part of the state dict.
-    - ``sync``: in a distributed run all processes choose the same neurons, by the sensitivities over all their pairs.
+    - ``sync``: in a distributed run all processes choose the same neurons, by the sensitivities over all their pairs;
+      ``process_group``: those of ``torch.distributed`` that are meant (None: all).
     - ``channel_dims``: name or glob -> channel axis, where the rule of ``capture.channels`` does not fit.
 
     Raises ``ValueError`` or ``TypeError`` for settings and layers that do not fit. Source: Zhang et al., IEEE TIP

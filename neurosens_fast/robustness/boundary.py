@@ -85,7 +85,10 @@ def empirical_boundary_distance_2(
     """EBD-2: per sample the number of small gradient steps until the prediction changes.
 
     A step adds ``step`` times the sign of the gradient of the cross-entropy, within [0, 1]; the distance is their
-    number. That it is signed, and the step, are choices of this package.
+    number. That it is signed, and the step, are choices of this package. ``images`` ``[N, *S]`` in [0, 1], ``labels``
+    ``[N]``.
+
+    Raises ``ValueError`` for other shapes, labels out of range, or a model without logits ``[N, classes]``.
     """
     check_number("step", step)
     found = _Search(model, images, labels)

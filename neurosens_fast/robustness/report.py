@@ -83,7 +83,7 @@ class RobustnessReport:
         return DataFrame({**columns, **{name: flags.tolist() for name, flags in self.fooled.items()}})
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write everything as JSON; the file appears whole or not at all."""
+        """Write everything as JSON: the whole file, or ``ReportError`` says why."""
         facts = {
             "format": FORMAT,
             **{name: getattr(self, name) for name in ("samples", "clean_accuracy", "worst_case_accuracy")},
@@ -96,9 +96,9 @@ class RobustnessReport:
         write_whole(path, (json.dumps(facts, indent=1) + "\n").encode())
 
     def to_csv(self, path: str | PathLike[str]) -> None:
-        """Write :meth:`to_pandas` as CSV; the file appears whole or not at all."""
+        """Write :meth:`to_pandas` as CSV: the whole file, or ``ReportError`` says why."""
         write_whole(path, csv_content(self.to_pandas()))
 
     def samples_to_csv(self, path: str | PathLike[str]) -> None:
-        """Write :meth:`samples_to_pandas` as CSV; the file appears whole or not at all."""
+        """Write :meth:`samples_to_pandas` as CSV: the whole file, or ``ReportError`` says why."""
         write_whole(path, csv_content(self.samples_to_pandas()))

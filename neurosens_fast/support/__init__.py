@@ -1,1 +1,1 @@
-"""Leaves that models and data share: typed paths, users' files, optional packages, random state, error sentences."""
+"""What all parts may need: whole and checked files, users' files, optional packages, random states, error sentences."""

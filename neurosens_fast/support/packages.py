@@ -1,4 +1,4 @@
-"""Packages that only some models and data sets need, imported when they are asked for."""
+"""Optional packages, imported when they are asked for."""
 
 from __future__ import annotations
 

@@ -48,10 +48,9 @@ def fit(
 
     ``train`` and ``val`` are two tensors (images ``[N, *S]`` in [0, 1], labels ``[N]``), a data set of samples, or an
     iterable of batches with a length, such as a ``DataLoader``; tensors go to the device whole, a ``DeviceLoader`` is
-    used as it is. ``attack`` replaces
-    the method's own in the loop: any callable ``(x, y) -> x_adv``, called with
-    the model in evaluation mode. ``settings`` are the fields of
-    :class:`~neurosens_fast.training.Settings`, the same for all methods::
+    used as it is. ``attack`` replaces the method's own in the loop: any callable ``(x, y) -> x_adv``, called with the
+    model in evaluation mode. ``settings`` are the fields of :class:`~neurosens_fast.training.Settings`, the same for
+    all methods::
 
         result = fit(model, (x, y), (x_val, y_val), "sns", epochs=20, eps=0.15, k=0.1, out="run1")
 

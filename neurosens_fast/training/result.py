@@ -60,8 +60,11 @@ class TrainingResult:
         return DataFrame([asdict(row) for row in self.history], columns=list(COLUMNS))
 
     def epoch(self, number: int) -> Epoch:
-        """The row of one epoch."""
-        return next(row for row in self.history if row.epoch == number)
+        """The row of one epoch, counted from 1; ``ValueError`` for one that did not run."""
+        for row in self.history:
+            if row.epoch == number:
+                return row
+        raise ValueError(f"there is no epoch {number}; the run has {len(self.history)}, counted from 1")
 
 
 def rows_as_json(history: list[Epoch]) -> list[dict[str, Any]]:

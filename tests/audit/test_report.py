@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from neurosens_fast._arguments import share_of
 from neurosens_fast.audit import AuditReport, ReportError
-from neurosens_fast.audit.report import share_of
 from neurosens_fast.statistics import METRICS
 
 

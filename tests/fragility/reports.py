@@ -87,3 +87,8 @@ def report_of(
         where=where,
         channels=len(classes) if channels is None else channels,
     )
+
+
+def same_counts(ours: FragilityReport, theirs: FragilityReport) -> None:
+    for name in ("correct", "lost", "gained", "joint"):
+        assert torch.equal(getattr(ours.counts, name), getattr(theirs.counts, name)), name

@@ -104,6 +104,8 @@ def test_every_method_learns_and_leaves_no_trace(method: str) -> None:
     assert result.history[-1].loss < 0.8 * result.history[0].loss
     best = result.epoch(result.best_epoch)
     assert best.adversarial_accuracy > 0.6
+    with pytest.raises(ValueError, match="there is no epoch 13; the run has 12, counted from 1"):
+        result.epoch(13)
     assert best.adversarial_accuracy <= best.clean_accuracy
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neurosens_fast import ops
-from neurosens_fast.audit.report import share_of
+from neurosens_fast._arguments import share_of
 
 ORDERS = ("most", "random", "least")
 """Largest metric first, shuffled, smallest metric first."""
@@ -51,7 +51,9 @@ def make_plan(
     sizes = [len(column) for column in values.values()]
     usable = ~joined.isnan()
     if not usable.any():
-        raise ValueError("the metric is NaN for every neuron of the chosen layers, so nothing can be ranked")
+        raise ValueError(
+            "the metric is NaN for every neuron of the chosen layers, so nothing can be ranked; rank by another"
+        )
     groups = torch.arange(len(joined)).split(sizes) if scope == "layer" else (torch.arange(len(joined)),)
     groups = tuple(group[usable[group]] for group in groups)
     total = int(usable.sum())
