@@ -25,7 +25,9 @@ class NeuronLoss:
         self._activation: Tensor | None = None
 
     def __repr__(self) -> str:
-        return f"neuron_loss({self.layer!r}, {self.neuron})"
+        axis = "" if self.channel_dim == 1 else f", channel_dim={self.channel_dim}"
+        sign = "" if self.sign == 1 else f", sign={self.sign:g}"
+        return f"neuron_loss({self.layer!r}, {self.neuron}{axis}{sign})"
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
@@ -72,5 +74,8 @@ def neuron_loss(layer: str, neuron: int, channel_dim: int = 1, sign: float = 1.0
 
     ``layer`` is a dotted module name, ``neuron`` the channel, ``channel_dim`` its axis (-1 for tokens ``[N, L, C]``).
     The loss of a sample is the neuron's mean over positions. For ``PGD(model, loss=neuron_loss("relu2", 5))``.
+
+    Raises ``TypeError`` or ``ValueError`` for a neuron that is no whole number of at least 0. A layer that is not
+    there, or has fewer neurons, is refused when the attack runs.
     """
     return NeuronLoss(layer, check_count("neuron", neuron), channel_dim, float(sign))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from neurosens_fast.attacks import Attack, Worst
 from neurosens_fast.capture import Layers, PairedModels, Taps, untouched
 from neurosens_fast.support.processes import process_count, rank_and_world
 
@@ -108,7 +109,7 @@ def audit(
         "data": data_description or describe_data(data),
         **_common_facts(layers, tokens, dtype),
     }
-    identity = {"channel_dims": dict(channel_dims or {}), "fuse": fuse}
+    identity = {"channel_dims": dict(channel_dims or {}), "fuse": fuse, "attack_seeds": _seeds(attack)}
     share = _share(distributed)
     writer = None if scores is None else ScoreWriter(scores, share)
     run = PairedRun(setting, attack, taps, channel_dims, verify, fuse, by_class, writer)
@@ -262,6 +263,12 @@ def _share(distributed: bool) -> Share:
     if distributed and world == 1 and process_count() > 1:
         raise ValueError("distributed=True needs a process group; call torch.distributed.init_process_group first")
     return Share(rank=rank, world=world)
+
+
+def _seeds(attack: AttackCallable | None) -> list[int | None]:
+    """The seeds of an attack, or of those it is made of: descriptions do not tell them."""
+    parts = attack.attacks if isinstance(attack, Worst) else [attack]
+    return [part.seed for part in parts if isinstance(part, Attack)]
 
 
 def _common_facts(layers: Layers, tokens: str, dtype: torch.dtype | None) -> dict[str, str]:

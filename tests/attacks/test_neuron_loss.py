@@ -42,7 +42,7 @@ def test_the_neuron_moves_as_it_is_driven(layer: int, sign: float) -> None:
     assert (sign * change[:, neuron]).mean() > 0.01
     assert largest_difference(result, PGD(model, loss=loss, exact=True, **SETTINGS)(x, y)) < 1e-12
     assert "fold: yes" in attack.explain()
-    assert f"loss=neuron_loss('{layer}', {neuron})" in repr(attack)
+    assert f"loss=neuron_loss('{layer}', {neuron}{', sign=-1' if sign < 0 else ''})" in repr(attack)
     assert hooks(model) == 0
 
 
@@ -62,6 +62,7 @@ def test_tokens_have_their_neurons_last() -> None:
     x, y = torch.rand(5, 3, 4, dtype=torch.float64), torch.zeros(5, dtype=torch.int64)
     for channel_dim, neuron in ((-1, 5), (2, 5), (1, 2)):
         loss = neuron_loss("1", neuron, channel_dim)
+        assert (f"channel_dim={channel_dim}" in repr(loss)) == (channel_dim != 1)
         result = PGD(model, loss=loss, **SETTINGS)(x, y)
         gain = (activation(model, 1, result) - activation(model, 1, x)).select(channel_dim, neuron).mean(1)
         assert (gain > 0.01).all()

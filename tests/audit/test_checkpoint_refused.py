@@ -54,6 +54,7 @@ OtherSamples.__name__ = "Samples"  # the same description
         ),
         ({"model": nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU())}, "model: Sequential, .*, now Sequential"),
         ({"attack": FGSM(build(), eps=0.2)}, r"attack: FGSM\(eps=0.1.*\), now FGSM\(eps=0.2"),
+        ({"attack": FGSM(build(), eps=0.1, seed=3)}, r"attack_seeds: \[None\], now \[3\]"),
         ({"data": OtherSamples()}, "of another data set: batch 0 holds other samples now"),
         ({"data": (IMAGES, LABELS)}, r"data: Samples, now tensors \[26, 1, 6, 6\]"),
         ({"layers": "convolutions"}, "layer_choice: activations, now convolutions"),
