@@ -25,7 +25,7 @@ void write_unit_means(const Tiles<T>& tiles, const Layout& shape, Distance dista
   A* sensitivity = static_cast<A*>(means.sensitivity.mutable_data_ptr());
   A* mean = static_cast<A*>(means.distances.mutable_data_ptr());
   const bool same = distance == Distance::kL1;
-  const int64_t range = std::min<int64_t>(kRange, divide_up(divide_up(shape.channels, 8), kTile) * kTile);
+  const int64_t range = std::clamp<int64_t>(divide_up(divide_up(shape.channels, 8), kTile) * kTile, kTile, kRange);
   parallel_tasks(divide_up(shape.channels, range), shape.samples * shape.channels, [&](int64_t task) {
     const int64_t first = task * range, count = std::min(range, shape.channels - first);
     double sum_l1[kRange] = {}, sum[kRange] = {};
@@ -136,10 +136,12 @@ class GradientWriter {
 
   bool chosen(int64_t c) const { return weights_[c] != 0; }  // NaN is
 
+  A scale_of(int64_t c) const { return weights_[c] / A(shape_.samples); }
+
   // Coefficients of a row with those statistics, which norms that need none do not read.
   RowGradient<A> weighted(int64_t c, const A* row, int64_t stride) const {
     const RowGradient<A> g = row_gradient(distance_, row, A(shape_.positions), stride);
-    const A scale = weights_[c] / A(shape_.samples);
+    const A scale = scale_of(c);
     return {g.change * scale, g.benign * scale, g.adversarial * scale};
   }
   bool needs_statistics() const { return distance_ == Distance::kL2 || distance_ == Distance::kCosine; }
@@ -179,8 +181,9 @@ class GradientWriter {
     bool any = false;
     for (int64_t c = first; c < first + count; ++c) any = any || chosen(c);
     ChannelGradients<A> g;
+    A scale[kRange];
+    for (int64_t c = 0; c < count && any; ++c) g.chosen[c] = chosen(first + c) ? -1 : 0, scale[c] = scale_of(first + c);
     const auto set = [&](int64_t at, const RowGradient<A>& row) {
-      g.chosen[at] = chosen(first + at) ? -1 : 0;
       g.change[at] = row.change, g.benign[at] = row.benign, g.adversarial[at] = row.adversarial;
     };
     const auto coefficients = [&](int64_t channel, const Tile<A>& tile, int channels) {
@@ -193,7 +196,10 @@ class GradientWriter {
     for (int64_t n = begin; n < end; ++n) {
       for (int64_t s = 0; s < shape_.positions; ++s) write_base(n, first, s, count, !any);
       if (!any) continue;
-      if (needs_statistics()) tiles_.statistics(n, first, kMoments, coefficients);
+      if (needs_statistics() && shape_.positions == 1)
+        kernels_.unit_gradients(distance_, z_.at(n, first, 0), z_adv_.at(n, first, 0), count, scale, g);
+      else if (needs_statistics())
+        tiles_.statistics(n, first, kMoments, coefficients);
       for (int64_t s = 0; s < shape_.positions; ++s)
         kernels_.column_gradient(distance_ == Distance::kL1, g, run(n, first, s, count));
     }

@@ -118,6 +118,9 @@ struct PairKernels {
   // where `sum` is given.
   void (*add_unit_distances)(Distance distance, const T* z, const T* z_adv, int64_t channels, double* sum_l1,
                              double* sum);
+  // The gradients of kL2 or kCosine of such rows, each times the scale of its channel.
+  void (*unit_gradients)(Distance distance, const T* z, const T* z_adv, int64_t channels, const A* scale,
+                         ChannelGradients<A>& gradients);
   // A gradient before any distance adds to it; the other two write whole ones, of one row or of one position.
   void (*base_gradient)(const T* relu_out, const T* base, int64_t count, T* grad);
   void (*row_gradient)(bool signed_change, RowGradient<A> g, const GradientRun<T>& run);

@@ -125,6 +125,7 @@ constexpr PairKernels<T> table() {
           write_relu<T>,
           units<T>,
           add_unit_distances<T>,
+          unit_gradients<T>,
           base_gradient<T>,
           row_gradient<T>,
           column_gradient<T>,

@@ -43,6 +43,20 @@ accumulate_t<T> largest_finite(const T* x, int64_t count) {
   return largest;
 }
 
+// What distances and their gradients are made of, of rows of one element.
+template <typename A>
+NS_HD void unit_moments(const A* x, const A* y, int count, A (*row)[kTile]) {
+#pragma GCC ivdep
+  for (int c = 0; c < count; ++c) {
+    const A d = y[c] - x[c];
+    row[kChangeSq][c] = d * d;
+    row[kChangeDot][c] = d * x[c];
+    row[kBenignSq][c] = x[c] * x[c];
+    row[kAdversarialSq][c] = y[c] * y[c];
+    row[kPairDot][c] = x[c] * y[c];
+  }
+}
+
 // Adds the distances of rows of one element, those of one sample, to the sums of their channels; `sum` may be null.
 template <typename T>
 void add_unit_distances(Distance distance, const T* z, const T* z_adv, int64_t channels, double* sum_l1, double* sum) {
@@ -56,15 +70,7 @@ void add_unit_distances(Distance distance, const T* z, const T* z_adv, int64_t c
 #pragma GCC ivdep
     for (int c = 0; c < count; ++c) to_l1[c] += double(neurosens::absolute(y[c] - x[c]));
     if (!sum) continue;
-#pragma GCC ivdep
-    for (int c = 0; c < count; ++c) {
-      const A d = y[c] - x[c];
-      row[kChangeSq][c] = d * d;
-      row[kChangeDot][c] = d * x[c];
-      row[kBenignSq][c] = x[c] * x[c];
-      row[kAdversarialSq][c] = y[c] * y[c];
-      row[kPairDot][c] = x[c] * y[c];
-    }
+    unit_moments(x, y, count, row);
     const auto add = [&](auto named) {
 #pragma GCC ivdep
       for (int c = 0; c < count; ++c) to[c] += double(row_distance(named.value, &row[0][c], A(1), kTile));
@@ -72,6 +78,33 @@ void add_unit_distances(Distance distance, const T* z, const T* z_adv, int64_t c
     if (distance == Distance::kMeanSquare) add(Named<Distance::kMeanSquare>());
     if (distance == Distance::kL2) add(Named<Distance::kL2>());
     if (distance == Distance::kCosine) add(Named<Distance::kCosine>());
+  }
+}
+
+// The gradients of those distances, each times the scale of its channel.
+template <typename T>
+void unit_gradients(Distance distance, const T* z, const T* z_adv, int64_t channels, const accumulate_t<T>* scale,
+                    ChannelGradients<accumulate_t<T>>& gradients) {
+  using A = accumulate_t<T>;
+  alignas(64) A x[kTile + kWidth<A>], y[kTile + kWidth<A>], row[kRowSums][kTile];
+  for (int64_t first = 0; first < channels; first += kTile) {
+    const int count = channels - first < kTile ? int(channels - first) : kTile;
+    widen(z + first, count, x);
+    widen(z_adv + first, count, y);
+    unit_moments(x, y, count, row);
+    A *change = gradients.change + first, *benign = gradients.benign + first;
+    A* adversarial = gradients.adversarial + first;
+    const auto set = [&](auto named) {
+#pragma GCC ivdep
+      for (int c = 0; c < count; ++c) {
+        const RowGradient<A> g = row_gradient(named.value, &row[0][c], A(1), kTile);
+        change[c] = g.change * scale[first + c];
+        benign[c] = g.benign * scale[first + c];
+        adversarial[c] = g.adversarial * scale[first + c];
+      }
+    };
+    if (distance == Distance::kL2) set(Named<Distance::kL2>());
+    if (distance == Distance::kCosine) set(Named<Distance::kCosine>());
   }
 }
 

@@ -47,6 +47,7 @@ def _cases() -> Iterator[Case]:
     yield Case("many-samples-rows", (70, 3, 20))
     yield Case("no-samples", (0, 4, 5))
     yield Case("no-channels", (3, 0, 5))
+    yield Case("no-units", (3, 0))
     yield Case("sliced", (3, 7, 12), memory="sliced")
     yield Case("sliced-channels", (3, 18, 4, 5), memory="sliced-channels")
     yield Case("strided", (3, 7, 12), memory="strided")
