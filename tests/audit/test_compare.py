@@ -145,7 +145,7 @@ def test_refusals() -> None:
         compare(A, made({"first": [1.0]}))
     with pytest.raises(ValueError, match="unknown metric 'beauty'; choose one of sensitivity"):
         compare(A, B, by="beauty")
-    with pytest.raises(ValueError, match=r"a share k must lie in \(0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"a share k must be above 0.0 and at most 1.0, got 1.5"):
         compare(A, B, k=1.5)
     with pytest.raises(TypeError, match="k must be a count"):
         compare(A, B, k="all")  # type: ignore[arg-type]

@@ -219,7 +219,7 @@ def test_refusals_write_nothing(report: AuditReport, tmp_path: Path) -> None:
         report.save_html(tmp_path / "a.html", picture=tmp_path / "none.png")
     with pytest.raises(ValueError, match=r"a.PNG would be the picture of the document"):
         report.save_markdown(tmp_path / "a.PNG")
-    with pytest.raises(ValueError, match=r"a share k must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"a share k must be above 0.0 and at most 1.0"):
         report.save_markdown(tmp_path / "a.md", top=2.0)
     for write in (report.save_markdown, report.save_html):
         with pytest.raises(ReportError, match="cannot write"):
