@@ -43,37 +43,44 @@ accumulate_t<T> largest_finite(const T* x, int64_t count) {
   return largest;
 }
 
-// What distances and their gradients are made of, of rows of one element.
+// The rows of one element of up to kTile neighbouring channels, and what their distances and gradients are made of.
 template <typename A>
-NS_HD void unit_moments(const A* x, const A* y, int count, A (*row)[kTile]) {
-#pragma GCC ivdep
-  for (int c = 0; c < count; ++c) {
-    const A d = y[c] - x[c];
-    row[kChangeSq][c] = d * d;
-    row[kChangeDot][c] = d * x[c];
-    row[kBenignSq][c] = x[c] * x[c];
-    row[kAdversarialSq][c] = y[c] * y[c];
-    row[kPairDot][c] = x[c] * y[c];
+struct UnitRows {
+  int count;
+  alignas(64) A z[kTile + kWidth<A>], z_adv[kTile + kWidth<A>], row[kRowSums][kTile];
+
+  template <typename T>
+  NS_HD UnitRows(const T* from, const T* from_adv, int64_t channels) : count(channels < kTile ? int(channels) : kTile) {
+    widen(from, count, z);
+    widen(from_adv, count, z_adv);
   }
-}
+  NS_HD void find_moments() {
+#pragma GCC ivdep
+    for (int c = 0; c < count; ++c) {
+      const A d = z_adv[c] - z[c];
+      row[kChangeSq][c] = d * d;
+      row[kChangeDot][c] = d * z[c];
+      row[kBenignSq][c] = z[c] * z[c];
+      row[kAdversarialSq][c] = z_adv[c] * z_adv[c];
+      row[kPairDot][c] = z[c] * z_adv[c];
+    }
+  }
+};
 
 // Adds the distances of rows of one element, those of one sample, to the sums of their channels; `sum` may be null.
 template <typename T>
 void add_unit_distances(Distance distance, const T* z, const T* z_adv, int64_t channels, double* sum_l1, double* sum) {
   using A = accumulate_t<T>;
-  alignas(64) A x[kTile + kWidth<A>], y[kTile + kWidth<A>], row[kRowSums][kTile];
   for (int64_t first = 0; first < channels; first += kTile) {
-    const int count = channels - first < kTile ? int(channels - first) : kTile;
-    widen(z + first, count, x);
-    widen(z_adv + first, count, y);
+    UnitRows<A> rows(z + first, z_adv + first, channels - first);
     double *to_l1 = sum_l1 + first, *to = sum + first;
 #pragma GCC ivdep
-    for (int c = 0; c < count; ++c) to_l1[c] += double(neurosens::absolute(y[c] - x[c]));
+    for (int c = 0; c < rows.count; ++c) to_l1[c] += double(neurosens::absolute(rows.z_adv[c] - rows.z[c]));
     if (!sum) continue;
-    unit_moments(x, y, count, row);
+    rows.find_moments();
     const auto add = [&](auto named) {
 #pragma GCC ivdep
-      for (int c = 0; c < count; ++c) to[c] += double(row_distance(named.value, &row[0][c], A(1), kTile));
+      for (int c = 0; c < rows.count; ++c) to[c] += double(row_distance(named.value, &rows.row[0][c], A(1), kTile));
     };
     if (distance == Distance::kMeanSquare) add(Named<Distance::kMeanSquare>());
     if (distance == Distance::kL2) add(Named<Distance::kL2>());
@@ -86,18 +93,15 @@ template <typename T>
 void unit_gradients(Distance distance, const T* z, const T* z_adv, int64_t channels, const accumulate_t<T>* scale,
                     ChannelGradients<accumulate_t<T>>& gradients) {
   using A = accumulate_t<T>;
-  alignas(64) A x[kTile + kWidth<A>], y[kTile + kWidth<A>], row[kRowSums][kTile];
   for (int64_t first = 0; first < channels; first += kTile) {
-    const int count = channels - first < kTile ? int(channels - first) : kTile;
-    widen(z + first, count, x);
-    widen(z_adv + first, count, y);
-    unit_moments(x, y, count, row);
+    UnitRows<A> rows(z + first, z_adv + first, channels - first);
+    rows.find_moments();
     A *change = gradients.change + first, *benign = gradients.benign + first;
     A* adversarial = gradients.adversarial + first;
     const auto set = [&](auto named) {
 #pragma GCC ivdep
-      for (int c = 0; c < count; ++c) {
-        const RowGradient<A> g = row_gradient(named.value, &row[0][c], A(1), kTile);
+      for (int c = 0; c < rows.count; ++c) {
+        const RowGradient<A> g = row_gradient(named.value, &rows.row[0][c], A(1), kTile);
         change[c] = g.change * scale[first + c];
         benign[c] = g.benign * scale[first + c];
         adversarial[c] = g.adversarial * scale[first + c];
