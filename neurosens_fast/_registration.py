@@ -139,6 +139,17 @@ def _(
     return None
 
 
+@torch.library.register_fake(f"{_NAMESPACE}::winograd_weight")
+def _(weight: Tensor, transposed: bool = False) -> Tensor:
+    out, channels = weight.shape[:2][:: -1 if transposed else 1]
+    return weight.new_empty(((out + 31) // 32, channels, 9, 32))
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::winograd_convolution")
+def _(images: Tensor, weight: Tensor, bias: Tensor | None, channels: int) -> Tensor:
+    return images.new_empty((*images.shape[:3], channels))
+
+
 @torch.library.register_fake(f"{_NAMESPACE}::read_bytes")
 def _(benign: Tensor, adversarial: Tensor) -> Tensor:
     return benign.new_empty((1,), dtype=torch.int64)
@@ -175,5 +186,7 @@ for _name in (
     "topk_neurons",
     "project_step_",
     "momentum_step_",
+    "winograd_weight",
+    "winograd_convolution",
 ):
     _library.impl(_name, _with_norm(getattr(reference, _name)), "CompositeExplicitAutograd")

@@ -13,6 +13,8 @@ from torch import Tensor
 from .reference_steps import momentum_step_ as momentum_step_
 from .reference_steps import project_step_ as project_step_
 from .reference_steps import sign
+from .reference_winograd import winograd_convolution as winograd_convolution
+from .reference_winograd import winograd_weight as winograd_weight
 
 ACTIVATION_FREQUENCY_SHARE = 0.01
 """A neuron counts as firing above this share of its sample's largest channel mean (CAS, ICLR 2021)."""

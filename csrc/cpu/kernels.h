@@ -4,6 +4,7 @@
 #include "../math/project.h"
 #include "../math/relu.h"
 #include "../math/statistics.h"
+#include "winograd.h"
 
 #include <cstdint>
 #include <initializer_list>
@@ -142,6 +143,8 @@ struct Kernels {
   PairKernels<Half> f16;
   PairKernels<BFloat16> bf16;
   uint64_t (*read)(const char* bytes, int64_t count);  // exclusive or: the plain read of the benchmarks
+  // Convolves the tiles of a block with the weights of its panels.
+  void (*winograd)(const WinogradInput& in, WinogradBlock block, float* scratch);
 };
 
 template <typename T>

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <utility>
 
 #define NS_ISA baseline
 #define NS_TABLE kBaselineKernels

@@ -3,13 +3,13 @@
 // functions are shared between units and must run everywhere.
 #include "kernels.h"
 
-// A unit with registers of 64 bytes names a second namespace, NS_COLUMNS16, for all statistics of 16-bit elements in
-// lanes that are channels: there arithmetic sets the pace, everywhere else the memory does. The lanes of rows are
-// fixed, see row_kernel.h.
-#if defined(NS_COLUMNS16)
+// A unit with registers of 64 bytes names a second namespace, NS_WIDE, for what arithmetic sets the pace of, while
+// the memory does everywhere else: Winograd's products, and all statistics of 16-bit elements in lanes that are
+// channels. The lanes of rows are fixed, see row_kernel.h.
+#if defined(NS_WIDE)
 #define NS_VECTOR_BYTES 64
 namespace neurosens {
-namespace NS_COLUMNS16 {
+namespace NS_WIDE {
 
 #include "simd.h"
 //
@@ -22,12 +22,14 @@ namespace NS_COLUMNS16 {
 #include "column_kernel.h"
 //
 #include "unit_kernel.h"
+//
+#include "winograd_kernel.h"
 
-}  // namespace NS_COLUMNS16
+}  // namespace NS_WIDE
 }  // namespace neurosens
 #undef NS_VECTOR_BYTES
 #else
-#define NS_COLUMNS16 NS_ISA
+#define NS_WIDE NS_ISA
 #endif
 
 #if defined(NS_AVX2)
@@ -55,6 +57,8 @@ namespace NS_ISA {
 #include "unit_kernel.h"
 //
 #include "project_kernel.h"
+//
+#include "winograd_kernel.h"
 
 // Rows shorter than this are transposed: folding the lanes of every statistic would cost more.
 constexpr int64_t kLongRow = 56;
@@ -74,7 +78,7 @@ void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out)
   if (positions < (R == kEverything ? kLongRow : kGroup<T>)) {
     const TileInput<T> read = relu_of_rows(in, positions);
     if constexpr (kColumns16<R, T>)
-      NS_COLUMNS16::tile_statistics<R, NS_COLUMNS16::RowSource<T>>(read, positions, out);
+      NS_WIDE::tile_statistics<R, NS_WIDE::RowSource<T>>(read, positions, out);
     else
       tile_statistics<R, RowSource<T>>(read, positions, out);
   } else if constexpr (R != kEverything) {
@@ -88,7 +92,7 @@ void rows(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out)
 template <Reading R, typename T>
 void columns(const TileInput<T>& in, int64_t positions, Tile<accumulate_t<T>>* out) {
   if constexpr (kColumns16<R, T>)
-    NS_COLUMNS16::tile_statistics<R, NS_COLUMNS16::ColumnSource<T>>(in, positions, out);
+    NS_WIDE::tile_statistics<R, NS_WIDE::ColumnSource<T>>(in, positions, out);
   else
     tile_statistics<R, ColumnSource<T>>(in, positions, out);
 }
@@ -97,7 +101,7 @@ template <typename T>
 void units(const TileInput<T>& in, int64_t samples, const accumulate_t<T>* threshold,
            const accumulate_t<T>* threshold_adv, TermTotals totals, int64_t first) {
   if constexpr (kColumns16<kEverything, T>)
-    NS_COLUMNS16::add_units(in, samples, threshold, threshold_adv, totals, first);
+    NS_WIDE::add_units(in, samples, threshold, threshold_adv, totals, first);
   else
     add_units(in, samples, threshold, threshold_adv, totals, first);
 }
@@ -139,7 +143,8 @@ constexpr PairKernels<T> table() {
 
 }  // namespace NS_ISA
 
-const Kernels NS_TABLE = {NS_ISA::table<float>(), NS_ISA::table<double>(), NS_ISA::table<Half>(),
-                          NS_ISA::table<BFloat16>(), NS_ISA::read};
+const Kernels NS_TABLE = {NS_ISA::table<float>(), NS_ISA::table<double>(),
+                          NS_ISA::table<Half>(),  NS_ISA::table<BFloat16>(),
+                          NS_ISA::read,           NS_WIDE::winograd_block};
 
 }  // namespace neurosens

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .trace import HOOKS, NotTraced, Observe, Root, has_hooks, is_special, trace
+from .winograd import WinogradConvolution, is_winograd
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 FOLDABLE: tuple[type[nn.Module], ...] = (*CONVOLUTIONS, nn.Linear)
@@ -30,12 +31,15 @@ class _Folded:
     layer: nn.Module
     norm: nn.Module | None
     copy: nn.Module
+    winograd: WinogradConvolution | None
 
 
 class PrivateCopy:
     """The traced copy of ``model``; ``folded`` counts the norms that are gone, ``convolutions`` those that are 2-D.
 
-    ``channels_last`` says whether its convolutions lie so, and images are to.
+    ``channels_last`` says whether its convolutions lie so, and images are to. ``winograd``, at first whether to, then
+    counts the convolutions that run by Winograd's algorithm where their images suit it: in channels_last memory and the
+    model's own dtype.
 
     A norm is folded only where nothing else, no observer either, reads what the layer before it puts out. Tensors that
     would be the model's own in every bit are shared with it.
@@ -49,6 +53,7 @@ class PrivateCopy:
         channels_last: bool,
         dtype: torch.dtype | None,
         observe: Observe | None = None,
+        winograd: bool = False,
     ) -> None:
         if has_hooks(model):
             raise NotTraced("the model itself carries hooks")
@@ -61,6 +66,7 @@ class PrivateCopy:
         self._dtype = dtype
         self._pairs: list[_Folded] = []
         self.convolutions = 0
+        self._winograd = winograd and channels_last and dtype is None
         modules = dict(Root(model).named_modules(remove_duplicate=False))
         root: dict[str, Any] = {**observers}
         self._place_layers(graph, modules, root, fold)
@@ -70,6 +76,7 @@ class PrivateCopy:
         self.module = fx.GraphModule(root, graph)
         self.channels_last = channels_last and self.convolutions > 0
         self.folded = sum(pair.norm is not None for pair in self._pairs)
+        self.winograd = sum(pair.winograd is not None for pair in self._pairs)
 
     def _place_layers(self, graph: fx.Graph, modules: dict[str, nn.Module], root: dict[str, Any], fold: bool) -> None:
         calls = [node for node in graph.nodes if node.op == "call_module" and node.target not in root]
@@ -83,11 +90,14 @@ class PrivateCopy:
             rearranged = self._format == torch.channels_last and isinstance(module, nn.Conv2d)
             if norm is None and self._dtype is None and not rearranged:
                 continue
-            pair = _Folded(module, norm, _blank(module))
+            blank = _blank(module)
+            pair = _Folded(module, norm, blank, None)
+            if self._winograd and is_winograd(blank):
+                pair.winograd = WinogradConvolution(blank)
             self._pairs.append(pair)
             name = f"private_{number}"  # no name of the model's may begin so: its parts would land inside
             node.target = name
-            root[name] = pair.copy
+            root[name] = pair.winograd or pair.copy
             if norm_node is not None:
                 norm_node.replace_all_uses_with(node)
                 graph.erase_node(norm_node)
@@ -131,6 +141,8 @@ class PrivateCopy:
             _put(pair.copy, "weight", weight if self._dtype is None else weight.to(self._dtype))
             if bias is not None:
                 _put(pair.copy, "bias", bias if self._dtype is None else bias.to(self._dtype))
+            if pair.winograd is not None:
+                pair.winograd.forget()
 
 
 def _norm_behind(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:

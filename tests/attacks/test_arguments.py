@@ -46,11 +46,20 @@ def test_exact_turns_all_off_and_says_so() -> None:
     assert attack.explain() == "PGD has not run yet; call it on images and labels first"
     attack(x, y)
     assert attack.explain().splitlines() == [
-        *(f"{switch}: no, exact=True" for switch in ("fold", "channels_last", "dtype", "compaction", "graph")),
+        *(
+            f"{switch}: no, exact=True"
+            for switch in ("fold", "channels_last", "winograd", "dtype", "compaction", "graph")
+        ),
     ]
     assert repr(attack) == (
         "PGD(eps=0.0313725, alpha=0.00784314, steps=10, random_start=True, norm='linf', exact=True)"
     )
+
+
+NO_WINOGRAD = (
+    "winograd: no, it needs float32 and channels_last memory, a CPU with AVX2 or AVX-512, and a convolution 3x3 of "
+    "stride 1 and padding 1 from 16 or more to 32 or more channels"
+)
 
 
 def test_explain_names_each_switch_and_its_reason() -> None:
@@ -61,6 +70,7 @@ def test_explain_names_each_switch_and_its_reason() -> None:
     assert attack.explain().splitlines() == [
         "fold: yes, 2 batch norms folded into the layers before them, on a private copy",
         "channels_last: yes, images and convolutions lie in channels_last memory",
+        NO_WINOGRAD,
         "dtype: no, the model runs in the dtype of the images, float32",
         "compaction: no, every sample gets all steps (compaction=False)",
         graph,
@@ -70,6 +80,7 @@ def test_explain_names_each_switch_and_its_reason() -> None:
     assert attack.explain().splitlines() == [
         "fold: no, switched off",
         "channels_last: no, switched off",
+        NO_WINOGRAD,
         "dtype: yes, the model runs in bfloat16, perturbation and loss in float32",
         "compaction: yes, samples that fell are dropped",
         "graph: no, switched off",

@@ -238,8 +238,8 @@ def test_all_activations_of_grey_images_lie_in_channels_last_memory() -> None:
     torch.testing.assert_close(copied.run(x), model(x))
 
 
-_SWITCHES: Any = {"exact": False, "fold": True, "channels_last": True, "dtype": None, "compaction": False,
-                  "graph": False}  # fmt: skip
+_SWITCHES: Any = {"exact": False, "fold": True, "channels_last": True, "winograd": False, "dtype": None,
+                  "compaction": False, "graph": False}  # fmt: skip
 
 
 def test_pairs_in_channels_last_memory() -> None:

@@ -13,6 +13,8 @@ from neurosens_fast import ops
 
 Z = torch.zeros(2, 3, 4)
 SUMS, MAXIMA = torch.zeros(3, 14, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
+IMAGES, WEIGHT = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 3, 3)
+PACKED = ops.winograd_weight(WEIGHT)
 
 BAD: list[tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str]] = [
     (ops.pair_statistics, ([1.0], Z), TypeError, "benign must be a tensor, got list"),
@@ -51,6 +53,20 @@ BAD: list[tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str]] = [
         ValueError,
         "maxima is on meta but pair is on cpu",
     ),
+    (ops.winograd_weight, (Z,), ValueError, r"weight must be \[K, C, 3, 3\], got shape \[2, 3, 4\]"),
+    (ops.winograd_weight, (WEIGHT.double(),), TypeError, "weight must be float32, got float64"),
+    (ops.winograd_convolution, (Z, PACKED, None, 2), ValueError, r"images must be \[N, C, H, W\], got shape"),
+    (ops.winograd_convolution, (IMAGES.half(), PACKED, None, 2), TypeError, "images must be float32, got float16"),
+    (ops.winograd_convolution, (IMAGES, PACKED, None, 0), ValueError, "channels must be at least 1, got 0"),
+    (
+        ops.winograd_convolution,
+        (IMAGES, WEIGHT, None, 2),
+        ValueError,
+        r"weight must be \[1, 3, 9, 32\] for 3 to 2 chan",
+    ),
+    (ops.winograd_convolution, (IMAGES, PACKED, None, 33), ValueError, r"weight must be \[2, 3, 9, 32\] for 3 to 33"),
+    (ops.winograd_convolution, (IMAGES, PACKED, Z[0, 0], 2), ValueError, r"bias must be \[2\], got shape \[4\]"),
+    (ops.winograd_convolution, (IMAGES, PACKED.to("meta"), None, 2), ValueError, "weight is on meta but images is on"),
     (ops.neuron_sensitivity, (Z, Z, "l3"), ValueError, "norm must be 1, .*got 'l3'"),
     (ops.neuron_sensitivity, (Z, Z, 2), ValueError, "norm must be 1, .*got 2"),
     (ops.neuron_sensitivity, (Z, Z, True), ValueError, "norm must be 1, .*got True"),
@@ -137,6 +153,11 @@ CPP: list[tuple[str, tuple[Any, ...], str]] = [
     ("momentum_step_", (Z, Z, Z, Z, 0.1, 0.1, 1.0, "l1"), "the only one"),
     ("momentum_step_", (Z, Z[:1], Z, Z, 0.1, 0.1, 1.0), "one shape and dtype"),
     ("project_step_", (Z, Z.double(), Z, 0.1, 0.1), "one shape and dtype"),
+    ("winograd_weight", (Z,), r"weight must be \[K, C, 3, 3\]"),
+    ("winograd_weight", (WEIGHT.double(),), "weight must be float32"),
+    ("winograd_convolution", (Z, PACKED, None, 2), r"images must be float32 \[N, H, W, C\]"),
+    ("winograd_convolution", (IMAGES, PACKED, None, 2), "weight must come from winograd_weight, for 4 input and 2"),
+    ("winograd_convolution", (IMAGES.mT.transpose(1, 3), PACKED, Z[0, 0], 2), r"bias must be float32 \[2\]"),
 ]
 
 

@@ -56,6 +56,15 @@ def test_opcheck(case: Case, dtype: torch.dtype, device: str) -> None:
         torch.library.opcheck(OPERATORS.relu_tap.default, (leaf, norm, dim, norm == "1"))
 
 
+def test_opcheck_of_winograd_convolutions(device: str) -> None:
+    weight = torch.randn(40, 3, 3, 3, device=device)
+    for transposed in (False, True):
+        torch.library.opcheck(OPERATORS.winograd_weight.default, (weight, transposed))
+    images, packed = torch.randn(2, 5, 4, 3, device=device), ops.winograd_weight(weight)
+    for bias in (None, torch.randn(40, device=device)):
+        torch.library.opcheck(OPERATORS.winograd_convolution.default, (images, packed, bias, 40))
+
+
 def test_read_bytes_reads_every_byte(device: str) -> None:
     x = torch.randint(0, 2**31, (3, 50_003), dtype=torch.int32, device=device)
     a, b = x[0].contiguous().view(torch.float32), x[1].contiguous().view(torch.float32)
@@ -79,6 +88,9 @@ def test_meta_tensors() -> None:
     ops.relu_accumulate_pair_statistics_(*new_totals(5, "meta"), z[:2])
     ops.project_step_(z, z, z, 0.1, 0.1)
     ops.momentum_step_(z, z, z, z, 0.1, 0.1, 1.0)
+    packed = ops.winograd_weight(torch.empty(40, 3, 3, 3, device="meta"))
+    assert packed.shape == (2, 3, 9, 32)
+    assert ops.winograd_convolution(torch.empty(2, 3, 5, 4, device="meta"), packed, None, 40).shape == (2, 40, 5, 4)
 
 
 def test_compile_fullgraph(device: str) -> None:

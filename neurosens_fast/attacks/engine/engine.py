@@ -23,6 +23,7 @@ from neurosens_fast.folding import (
     suits_channels_last,
     tolerance,
 )
+from neurosens_fast.ops import supports_winograd
 from neurosens_fast.support.messages import one_line
 
 from .graphs import EvaluationGraph
@@ -215,7 +216,8 @@ class Engine:
         channels_last = wanted["channels_last"] and spatial
         if not channels_last and self._dtype is None:
             return wide
-        final = PrivateCopy(model, wanted["fold"], channels_last, self._dtype)
+        winograd = wanted["winograd"] and supports_winograd(images)
+        final = PrivateCopy(model, wanted["fold"], channels_last, self._dtype, winograd=winograd)
         final.refresh()
         if final.channels_last:
             try:
@@ -249,6 +251,16 @@ class Engine:
             else "the model fails on activations in channels_last memory; reshape() in the place of view() would do"
             if spatial and private is not None and private.convolutions
             else "the inputs are no images [N, C, H, W], or there is no 2-D convolution",
+        )
+        convolutions = 0 if private is None else private.winograd
+        note(
+            *("winograd", convolutions > 0),
+            f"{convolutions} convolutions run by Winograd's algorithm where the size of their images suits it",
+            off
+            if not wanted["winograd"]
+            else missing
+            or "it needs float32 and channels_last memory, a CPU with AVX2 or AVX-512, and a convolution 3x3 of stride "
+            "1 and padding 1 from 16 or more to 32 or more channels",
         )
         note(
             *("dtype", self._dtype is not None),

@@ -18,6 +18,8 @@ class Switches(TypedDict, total=False):
     copy is compared with the model on two samples first. Modules that carry hooks are neither folded nor copied, and
     a model whose forward changes attributes or draws random numbers runs as it is.
     ``channels_last``: images ``[N, C, H, W]`` and the copy's convolutions lie in channels_last memory.
+    ``winograd``: on a CPU, the copy's convolutions 3x3 of stride 1 run by Winograd's algorithm F(4x4, 3x3) in float32,
+    where their sizes suit it; needs channels_last. Rounding errors are about five times as large.
     ``dtype``: ``torch.bfloat16`` runs the model in that dtype; the perturbation, the loss and the steps stay as wide
     as the images.
     ``compaction``: samples that already fell, as the untouched model judges, are dropped: for callers who want
@@ -29,6 +31,7 @@ class Switches(TypedDict, total=False):
     exact: bool
     fold: bool
     channels_last: bool
+    winograd: bool
     dtype: torch.dtype | None
     compaction: bool
     graph: bool
@@ -38,6 +41,7 @@ SWITCHES: Switches = {
     "exact": False,
     "fold": True,
     "channels_last": True,
+    "winograd": True,
     "dtype": None,
     "compaction": False,
     "graph": True,
@@ -48,6 +52,7 @@ _EXACT: Switches = {
     "exact": True,
     "fold": False,
     "channels_last": False,
+    "winograd": False,
     "dtype": None,
     "compaction": False,
     "graph": False,

@@ -1,0 +1,75 @@
+"""A convolution of a private copy that runs by Winograd's algorithm where that is faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
+
+from neurosens_fast.ops import suits_winograd, winograd_convolution, winograd_weight
+from neurosens_fast.winograd import enough_channels
+
+
+def is_winograd(layer: nn.Module) -> bool:
+    """Whether ``layer`` is a convolution 3x3 of stride 1 that keeps the size of its images and has enough channels."""
+    return (
+        type(layer) is nn.Conv2d
+        and layer.kernel_size == (3, 3)
+        and layer.stride == layer.dilation == (1, 1)
+        and layer.padding in ((1, 1), "same")
+        and layer.padding_mode == "zeros"
+        and layer.groups == 1
+        and enough_channels(layer.in_channels, layer.out_channels)
+    )
+
+
+class WinogradConvolution(nn.Module):
+    """``layer``, for which :func:`is_winograd` holds, with constant tensors; its images get their gradient.
+
+    Every call decides by the size of its images. :meth:`forget` must follow a change of the tensors.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer: Any = layer
+        self._packed: dict[bool, Tensor] = {}
+
+    def forget(self) -> None:
+        """Let go of what was made of the layer's weight."""
+        self._packed.clear()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The layer's output."""
+        weight = self.layer.weight
+        if images.dim() != 4 or weight.dtype != torch.float32 or not suits_winograd(images, len(weight)):
+            output: Tensor = self.layer(images)
+            return output
+        output = _Convolution.apply(images, self)
+        return output
+
+    def convolved(self, images: Tensor, transposed: bool) -> Tensor:
+        """``images`` convolved with the weight, or with that of the gradient."""
+        weight, bias = self.layer.weight, self.layer.bias
+        if transposed not in self._packed:
+            self._packed[transposed] = winograd_weight(weight, transposed)
+        return winograd_convolution(
+            images, self._packed[transposed], None if transposed else bias, weight.shape[1 if transposed else 0]
+        )
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, layer: WinogradConvolution) -> Tensor:
+        ctx.layer = layer
+        return layer.convolved(images, False)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        weight = ctx.layer.layer.weight
+        if suits_winograd(gradient, weight.shape[1]):
+            return ctx.layer.convolved(gradient, True), None
+        shape = (gradient.shape[0], weight.shape[1], *gradient.shape[2:])
+        return conv2d_input(shape, weight, gradient, padding=1), None

@@ -1,0 +1,22 @@
+"""Winograd convolutions in pure PyTorch: what :mod:`neurosens_fast.reference` holds for them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+_PANEL = 32
+
+
+def winograd_weight(weight: Tensor, transposed: bool = False) -> Tensor:
+    """``[K, C, 3, 3]`` as ``[K / 32, C, 9, 32]``, zeros behind the last channel."""
+    if transposed:
+        weight = weight.transpose(0, 1).flip(2, 3)
+    weight = F.pad(weight.flatten(2), (0, 0, 0, 0, 0, -len(weight) % _PANEL))
+    return weight.unflatten(0, (-1, _PANEL)).permute(0, 2, 3, 1).contiguous()
+
+
+def winograd_convolution(images: Tensor, weight: Tensor, bias: Tensor | None, channels: int) -> Tensor:
+    """The direct convolution of images ``[N, H, W, C]`` with a packed weight: ``[N, H, W, channels]``."""
+    plain = weight.permute(0, 3, 1, 2).flatten(0, 1)[:channels].unflatten(2, (3, 3))
+    return F.conv2d(images.permute(0, 3, 1, 2), plain, bias, padding=1).permute(0, 2, 3, 1).contiguous()

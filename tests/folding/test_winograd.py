@@ -1,0 +1,140 @@
+"""Winograd convolutions of a private copy: the function of the model, its gradient, its present weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from neurosens_fast.attacks import PGD
+from neurosens_fast.folding import PrivateCopy
+from neurosens_fast.folding.winograd import WinogradConvolution, is_winograd
+from neurosens_fast.ops import supports_winograd
+from tests.attacks.networks import uneven
+
+FAST = supports_winograd(torch.empty(1, 1, 1, 1))
+
+
+class Wide(nn.Module):
+    """Convolutions that suit, one with 16 channels whose gradient does not, one of stride 2, one with groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.first, self.norm = nn.Conv2d(16, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)
+        self.second = nn.Conv2d(64, 64, 3, padding="same")
+        self.third, self.last_norm = nn.Conv2d(64, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32)
+        self.grouped = nn.Conv2d(32, 32, 3, padding=1, groups=4)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(self.stem(x).relu())).relu()
+        x = self.last_norm(self.third((self.second(x) + x).relu())).relu()
+        return self.head((self.grouped(x) + x).mean((2, 3)))
+
+
+def wide(dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(0)
+    return uneven(Wide(), dtype)
+
+
+def images(count: int = 6, size: int = 12) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(count, 3, size, size, generator=generator), torch.arange(count) % 5
+
+
+def output_and_gradient(run: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    output = run(x)
+    (gradient,) = torch.autograd.grad(output.square().sum(), x)
+    return output.detach(), gradient
+
+
+def copied(model: nn.Module) -> PrivateCopy:
+    private = PrivateCopy(model, fold=True, channels_last=True, dtype=None, winograd=True)
+    private.refresh()
+    return private
+
+
+def test_output_and_gradient_are_those_of_the_model() -> None:
+    model, (x, _) = wide(), images()
+    private = copied(model)
+    assert private.winograd == 2
+    lanes = x.contiguous(memory_format=torch.channels_last)
+    expected = output_and_gradient(wide(torch.float64), x.double())
+    for got, want in zip(output_and_gradient(private.run, lanes), expected, strict=True):
+        assert (got - want).abs().amax() <= 1e-5 * want.abs().amax()
+    used = [bool(module._packed) for module in private.module.modules() if isinstance(module, WinogradConvolution)]
+    assert used == [FAST, FAST]
+    gradients = [
+        True in module._packed for module in private.module.modules() if isinstance(module, WinogradConvolution)
+    ]
+    assert gradients == [False, FAST]  # to 16 channels a direct one is as fast
+
+
+def test_a_refreshed_copy_has_the_new_weights() -> None:
+    model, (x, _) = wide(), images()
+    private = copied(model)
+    lanes = x.contiguous(memory_format=torch.channels_last)
+    output_and_gradient(private.run, lanes)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-1.25)
+    private.refresh()
+    for got, want in zip(output_and_gradient(private.run, lanes), output_and_gradient(model, x), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * float(want.abs().amax()))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_images_that_do_not_suit_run_through_the_layer_itself() -> None:
+    model, (x, _) = wide(), images(1, 4)
+    private = copied(model)
+    assert torch.equal(private.run(x), plain_copy(model).run(x))
+
+
+def plain_copy(model: nn.Module) -> PrivateCopy:
+    private = PrivateCopy(model, fold=True, channels_last=True, dtype=None)
+    private.refresh()
+    assert private.winograd == 0
+    return private
+
+
+@pytest.mark.parametrize(
+    ("layer", "suits"),
+    [
+        (nn.Conv2d(32, 32, 3, padding=1), True),
+        (nn.Conv2d(32, 32, 3, padding="same", bias=False), True),
+        (nn.Conv2d(32, 32, 3), False),
+        (nn.Conv2d(32, 32, 3, padding=2), False),
+        (nn.Conv2d(32, 32, (3, 1), padding="same"), False),
+        (nn.Conv2d(32, 32, 3, padding=1, stride=(1, 2)), False),
+        (nn.Conv2d(32, 32, 3, padding="same", dilation=2), False),
+        (nn.Conv2d(32, 32, 3, padding=1, groups=2), False),
+        (nn.Conv2d(32, 32, 3, padding=1, padding_mode="circular"), False),
+        (nn.Conv2d(3, 32, 3, padding=1), False),
+        (nn.Conv2d(32, 16, 3, padding=1), False),
+        (nn.ConvTranspose2d(32, 32, 3, padding=1), False),
+        (nn.Linear(3, 3), False),
+    ],
+)
+def test_which_layers_suit(layer: nn.Module, suits: bool) -> None:
+    assert is_winograd(layer) == suits
+
+
+def test_attacks_use_it_and_say_so() -> None:
+    model, (x, y) = wide(), images()
+    arguments: dict[str, Any] = {"eps": 0.5, "alpha": 0.1, "steps": 4, "random_start": False, "norm": "l2"}
+    expected = PGD(wide(torch.float64), exact=True, **arguments)(x.double(), y)
+    attack = PGD(model, **arguments)
+    assert (attack(x, y) - expected).abs().amax() < 1e-5
+    said = "winograd: yes, 2 convolutions run by Winograd's algorithm where the size of their images suits it"
+    assert (said in attack.explain()) == FAST
+    for off in ({"winograd": False}, {"channels_last": False}, {"dtype": torch.bfloat16}, {"exact": True}):
+        attack = PGD(model, **arguments, **off)
+        attack(x, y)
+        assert "winograd: no, " in attack.explain(), off
+    attack = PGD(wide(torch.float64), **arguments)
+    torch.testing.assert_close(attack(x.double(), y), expected, rtol=0, atol=1e-9)
+    assert "winograd: no, it needs float32" in attack.explain()
