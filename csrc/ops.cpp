@@ -35,6 +35,6 @@ STABLE_TORCH_LIBRARY(neurosens_fast, m) {
       "momentum_step_(Tensor(a!) adversarial, Tensor(b!) momentum, Tensor gradient, Tensor origin, float step_size, "
       "float epsilon, float decay, str norm=\"linf\", float low=0.0, float high=1.0) -> ()");
   m.def("winograd_weight(Tensor weight, bool transposed=False) -> Tensor");
-  m.def("winograd_convolution(Tensor images, Tensor weight, Tensor? bias, int channels) -> Tensor");
+  m.def("winograd_convolution(Tensor images, Tensor weight, Tensor? bias, int channels, int tile=4) -> Tensor");
   m.def("read_bytes(Tensor benign, Tensor adversarial) -> Tensor");  // the benchmarks' plain read of the same bytes
 }

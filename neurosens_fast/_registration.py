@@ -146,7 +146,7 @@ def _(weight: Tensor, transposed: bool = False) -> Tensor:
 
 
 @torch.library.register_fake(f"{_NAMESPACE}::winograd_convolution")
-def _(images: Tensor, weight: Tensor, bias: Tensor | None, channels: int) -> Tensor:
+def _(images: Tensor, weight: Tensor, bias: Tensor | None, channels: int, tile: int = 4) -> Tensor:
     return images.new_empty((*images.shape[:3], channels))
 
 

@@ -38,6 +38,7 @@ from .joined import relu_tap_ as relu_tap_
 from .steps import BALLS as BALLS
 from .steps import momentum_step_ as momentum_step_
 from .steps import project_step_ as project_step_
+from .winograd import WINOGRAD_TILES as WINOGRAD_TILES
 from .winograd import suits_winograd as suits_winograd
 from .winograd import supports_winograd as supports_winograd
 from .winograd import winograd_convolution as winograd_convolution

@@ -16,7 +16,9 @@ def winograd_weight(weight: Tensor, transposed: bool = False) -> Tensor:
     return weight.unflatten(0, (-1, _PANEL)).permute(0, 2, 3, 1).contiguous()
 
 
-def winograd_convolution(images: Tensor, weight: Tensor, bias: Tensor | None, channels: int) -> Tensor:
+def winograd_convolution(images: Tensor, weight: Tensor, bias: Tensor | None, channels: int, tile: int = 4) -> Tensor:
     """The direct convolution of images ``[N, H, W, C]`` with a packed weight: ``[N, H, W, channels]``."""
+    dtype = images.dtype
+    images = images.to(weight.dtype)
     plain = weight.permute(0, 3, 1, 2).flatten(0, 1)[:channels].unflatten(2, (3, 3))
-    return F.conv2d(images.permute(0, 3, 1, 2), plain, bias, padding=1).permute(0, 2, 3, 1).contiguous()
+    return F.conv2d(images.permute(0, 3, 1, 2), plain, bias, padding=1).permute(0, 2, 3, 1).contiguous().to(dtype)

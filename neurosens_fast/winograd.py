@@ -11,14 +11,22 @@ from ._arguments import check_tensor, detached
 
 _ops = torch.ops.neurosens_fast
 _VECTORS = _C.build_info()["instruction_set"] != "baseline"
+_MATRICES = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
-# By trying, against oneDNN (choice of this package): results are computed for 4x4 pixels and 32 channels at a time.
-_LEAST_CHANNELS, _LEAST_OUT_CHANNELS, _LEAST_TILES, _LEAST_USE = 16, 32, 4, 0.5
+WINOGRAD_TILES = (2, 4)
+"""Results ``tile x tile`` that :func:`winograd_convolution` computes at a time."""
+
+# By trying, against oneDNN (choice of this package).
+_LEAST_CHANNELS, _LEAST_OUT_CHANNELS, _LEAST_TILES, _LEAST_USE = 16, 32, {2: 8, 4: 4}, {2: 0.75, 4: 0.5}
 
 
-def supports_winograd(images: Tensor) -> bool:
-    """Whether there is a kernel of :func:`winograd_convolution` for ``images``: float32, a CPU with AVX2 or AVX-512."""
-    return _VECTORS and images.dtype == torch.float32 and images.device.type == "cpu"
+def supports_winograd(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether :func:`winograd_convolution` is made for such images: a CPU with AVX2 or AVX-512, float32 or bfloat16.
+
+    Not for bfloat16 where the CPU multiplies matrices of it (AMX).
+    """
+    suits = dtype == torch.float32 or (dtype == torch.bfloat16 and not _MATRICES)
+    return _VECTORS and suits and device.type == "cpu"
 
 
 def enough_channels(channels: int, out_channels: int) -> bool:
@@ -26,18 +34,18 @@ def enough_channels(channels: int, out_channels: int) -> bool:
     return channels >= _LEAST_CHANNELS and out_channels >= _LEAST_OUT_CHANNELS
 
 
-def suits_winograd(images: Tensor, out_channels: int) -> bool:
+def suits_winograd(images: Tensor, out_channels: int, tile: int = 4) -> bool:
     """Whether :func:`winograd_convolution` of ``images`` ``[N, C, H, W]`` is the faster way to ``out_channels``.
 
-    That is where :func:`supports_winograd` holds, from 16 to 32 channels on, and where 4x4 tiles cover the images well.
+    That is where :func:`supports_winograd` holds, from 16 to 32 channels on, and where tiles cover the images well.
     """
     samples, channels, height, width = images.shape
-    tiles = (height + 3) // 4 * ((width + 3) // 4)
+    tiles = -(-height // tile) * -(-width // tile)
     return (
-        supports_winograd(images)
+        supports_winograd(images.device, images.dtype)
         and enough_channels(channels, out_channels)
-        and samples * tiles >= _LEAST_TILES
-        and height * width >= _LEAST_USE * 16 * tiles
+        and samples * tiles >= _LEAST_TILES[tile]
+        and height * width >= _LEAST_USE[tile] * tile**2 * tiles
     )
 
 
@@ -58,24 +66,29 @@ def winograd_weight(weight: Tensor, transposed: bool = False) -> Tensor:
     return packed
 
 
-def winograd_convolution(images: Tensor, weight: Tensor, bias: Tensor | None, channels: int) -> Tensor:
+def winograd_convolution(images: Tensor, weight: Tensor, bias: Tensor | None, channels: int, tile: int = 4) -> Tensor:
     """Convolution 3x3, stride 1, padding 1 of ``images`` ``[N, C, H, W]``: ``[N, channels, H, W]`` in channels_last.
 
-    All float32; ``weight`` of :func:`winograd_weight`, ``bias`` ``[channels]`` or None. Images in channels_last memory
-    are read as they are. Not differentiable: the gradient for the images is this convolution of the output's gradient
-    with the transposed weight. F(4x4, 3x3): a quarter of the multiplications; rounding errors are about five times
-    those of a direct convolution, and NaN or infinity reaches all pixels of its 4x4 tiles. A result depends on its
-    own image alone and is the same bits for every run, number of threads and instruction set.
-    Source: Lavin and Gray, CVPR 2016; points chosen by this package. Equivalent, but for rounding, to::
+    Images and result float32 or bfloat16, computed in float32; ``weight`` of :func:`winograd_weight`, ``bias``
+    ``[channels]`` or None, both float32. Images in channels_last memory are read as they are. Not differentiable: the
+    gradient for the images is this convolution of the output's gradient with the transposed weight.
+
+    ``tile`` 4 takes a quarter of the multiplications, with rounding errors about twice those of PyTorch's direct
+    convolution, the largest five times; 2 takes four ninths, with errors no larger than PyTorch's. NaN or infinity
+    reaches all results of its tiles. A result depends on its own image alone and is the same bits for every run, number
+    of threads and instruction set. Source: Lavin and Gray, CVPR 2016; points of tile 4: choice of this package.
+    Equivalent, but for rounding, to::
 
         F.conv2d(images, weight, bias, padding=1)
     """
-    check_tensor("images", images, (torch.float32,))
+    check_tensor("images", images, (torch.float32, torch.bfloat16))
     check_tensor("weight", weight, (torch.float32,))
     if images.dim() != 4:
         raise ValueError(f"images must be [N, C, H, W], got shape {list(images.shape)}")
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
+    if tile not in WINOGRAD_TILES:
+        raise ValueError(f"tile must be 2 or 4, got {tile}")
     expected = [(channels + 31) // 32, images.shape[1], 9, 32]
     if list(weight.shape) != expected:
         raise ValueError(
@@ -89,6 +102,6 @@ def winograd_convolution(images: Tensor, weight: Tensor, bias: Tensor | None, ch
     for name, tensor in {"weight": weight, "bias": images if bias is None else bias}.items():
         if tensor.device != images.device:
             raise ValueError(f"{name} is on {tensor.device} but images is on {images.device}")
-    lanes = detached(images).permute(0, 2, 3, 1)
-    out: Tensor = _ops.winograd_convolution(lanes, detached(weight), None if bias is None else detached(bias), channels)
+    pixels, given = detached(images).permute(0, 2, 3, 1), None if bias is None else detached(bias)
+    out: Tensor = _ops.winograd_convolution(pixels, detached(weight), given, channels, tile)
     return out.permute(0, 3, 1, 2)

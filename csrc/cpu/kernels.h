@@ -143,8 +143,8 @@ struct Kernels {
   PairKernels<Half> f16;
   PairKernels<BFloat16> bf16;
   uint64_t (*read)(const char* bytes, int64_t count);  // exclusive or: the plain read of the benchmarks
-  // Convolves the tiles of a block with the weights of its panels.
-  void (*winograd)(const WinogradInput& in, WinogradBlock block, float* scratch);
+  WinogradKernels<float> winograd_f32;
+  WinogradKernels<BFloat16> winograd_bf16;
 };
 
 template <typename T>

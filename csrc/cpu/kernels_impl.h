@@ -23,6 +23,8 @@ namespace NS_WIDE {
 //
 #include "unit_kernel.h"
 //
+#include "winograd_transforms.h"
+//
 #include "winograd_kernel.h"
 
 }  // namespace NS_WIDE
@@ -57,6 +59,8 @@ namespace NS_ISA {
 #include "unit_kernel.h"
 //
 #include "project_kernel.h"
+//
+#include "winograd_transforms.h"
 //
 #include "winograd_kernel.h"
 
@@ -143,8 +147,12 @@ constexpr PairKernels<T> table() {
 
 }  // namespace NS_ISA
 
-const Kernels NS_TABLE = {NS_ISA::table<float>(), NS_ISA::table<double>(),
-                          NS_ISA::table<Half>(),  NS_ISA::table<BFloat16>(),
-                          NS_ISA::read,           NS_WIDE::winograd_block};
+const Kernels NS_TABLE = {NS_ISA::table<float>(),
+                          NS_ISA::table<double>(),
+                          NS_ISA::table<Half>(),
+                          NS_ISA::table<BFloat16>(),
+                          NS_ISA::read,
+                          {NS_WIDE::winograd_block<2, float>, NS_WIDE::winograd_block<4, float>},
+                          {NS_WIDE::winograd_block<2, BFloat16>, NS_WIDE::winograd_block<4, BFloat16>}};
 
 }  // namespace neurosens

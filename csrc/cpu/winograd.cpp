@@ -46,43 +46,27 @@ Tensor winograd_weight(const Tensor& weight, bool transposed) {
 struct Partition {
   int64_t blocks, groups;
 
-  Partition(int64_t tiles, int64_t panels, int64_t channels) {
+  Partition(int64_t tiles, int64_t panels, int64_t floats_of_tile) {
     const int64_t threads = torch::stable::get_num_threads();
-    const int64_t wanted = std::max(kLeastTiles, kBlockFloats / (36 * channels));
+    const int64_t wanted = std::max(kLeastTiles, kBlockFloats / floats_of_tile);
     blocks = divide_up(tiles, wanted);
     if (blocks > threads) blocks = divide_up(blocks, threads) * threads;
     groups = std::min(panels, divide_up(threads, blocks));
   }
 };
 
-// `images` [N, H, W, C] contiguous, result [N, H, W, K].
-Tensor winograd_convolution(const Tensor& images, const Tensor& weight, std::optional<Tensor> bias, int64_t channels) {
-  STD_TORCH_CHECK(images.dim() == 4 && images.scalar_type() == ScalarType::Float,
-                  "images must be float32 [N, H, W, C]");
-  const Tensor dense = torch::stable::contiguous(images), packed = torch::stable::contiguous(weight);
-  WinogradInput in = {};
-  in.height = dense.size(1), in.width = dense.size(2), in.channels = dense.size(3), in.out_channels = channels;
-  const int64_t panels = divide_up(channels, kWinogradPanel);
-  STD_TORCH_CHECK(
-      channels >= 1 && weight.dim() == 4 && weight.size(0) == panels && weight.size(1) == in.channels &&
-          weight.size(2) == 9 && weight.size(3) == kWinogradPanel && weight.scalar_type() == ScalarType::Float,
-      "weight must come from winograd_weight, for ", in.channels, " input and ", channels, " output channels");
-  STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == channels && bias->scalar_type() == ScalarType::Float),
-                  "bias must be float32 [", channels, "]");
-  if (bias) bias = torch::stable::contiguous(*bias);
-  Tensor out = torch::stable::new_empty(dense, std::vector<int64_t>{dense.size(0), in.height, in.width, channels});
-  in.images = static_cast<const float*>(dense.const_data_ptr());
-  in.weight = static_cast<const float*>(packed.const_data_ptr());
-  in.bias = bias ? static_cast<const float*>(bias->const_data_ptr()) : nullptr;
-  in.out = static_cast<float*>(out.mutable_data_ptr());
-  in.tiles_down = divide_up(in.height, 4), in.tiles_across = divide_up(in.width, 4);
-  const int64_t tiles = dense.size(0) * in.tiles_down * in.tiles_across;
-  if (tiles == 0) return out;
-  const Partition parts(tiles, panels, std::max<int64_t>(in.channels, 1));
+template <typename T>
+void convolve(WinogradInput<T> in, int64_t samples, int tile, const WinogradKernels<T>& kernels) {
+  const auto kernel = tile == 2 ? kernels.tiles2 : kernels.tiles4;
+  const int coefficients = (tile + 2) * (tile + 2);
+  in.tiles_down = divide_up(in.height, tile), in.tiles_across = divide_up(in.width, tile);
+  const int64_t tiles = samples * in.tiles_down * in.tiles_across, panels = divide_up(in.out_channels, kWinogradPanel);
+  if (tiles == 0) return;
+  const Partition parts(tiles, panels, coefficients * std::max<int64_t>(in.channels, 1));
   torch::stable::parallel_for(0, parts.blocks * parts.groups, 1, [&](int64_t begin, int64_t end) {
     WinogradBlock block = {};
     block.tiles = divide_up(tiles, parts.blocks);
-    const int64_t floats = block.scratch(in.channels, channels);
+    const int64_t floats = block.scratch(coefficients, in.channels, in.out_channels);
     const std::unique_ptr<float[]> memory(new float[size_t(floats + kWinogradLine)]);
     const auto address = reinterpret_cast<uintptr_t>(memory.get());
     float* scratch = memory.get() + (-address / sizeof(float)) % kWinogradLine;
@@ -92,9 +76,43 @@ Tensor winograd_convolution(const Tensor& images, const Tensor& weight, std::opt
       block.tiles = (b + 1) * tiles / parts.blocks - block.first_tile;
       block.first_panel = g * panels / parts.groups;
       block.panels = (g + 1) * panels / parts.groups - block.first_panel;
-      kernels().winograd(in, block, scratch);
+      kernel(in, block, scratch);
     }
   });
+}
+
+// `images` [N, H, W, C], result [N, H, W, K] of the same dtype.
+Tensor winograd_convolution(const Tensor& images, const Tensor& weight, std::optional<Tensor> bias, int64_t channels,
+                            int64_t tile) {
+  const bool lowered = images.scalar_type() == ScalarType::BFloat16;
+  STD_TORCH_CHECK(images.dim() == 4 && (lowered || images.scalar_type() == ScalarType::Float),
+                  "images must be float32 or bfloat16 [N, H, W, C]");
+  STD_TORCH_CHECK(tile == 2 || tile == 4, "tile must be 2 or 4, got ", tile);
+  const int64_t panels = divide_up(channels, kWinogradPanel);
+  STD_TORCH_CHECK(
+      channels >= 1 && weight.dim() == 4 && weight.size(0) == panels && weight.size(1) == images.size(3) &&
+          weight.size(2) == 9 && weight.size(3) == kWinogradPanel && weight.scalar_type() == ScalarType::Float,
+      "weight must come from winograd_weight, for ", images.size(3), " input and ", channels, " output channels");
+  STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == channels && bias->scalar_type() == ScalarType::Float),
+                  "bias must be float32 [", channels, "]");
+  const Tensor dense = torch::stable::contiguous(images), packed = torch::stable::contiguous(weight);
+  if (bias) bias = torch::stable::contiguous(*bias);
+  Tensor out =
+      torch::stable::new_empty(dense, std::vector<int64_t>{dense.size(0), dense.size(1), dense.size(2), channels});
+  const auto run = [&](auto* type, const auto& of_isa) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    WinogradInput<T> in = {};
+    in.images = static_cast<const T*>(dense.const_data_ptr());
+    in.weight = static_cast<const float*>(packed.const_data_ptr());
+    in.bias = bias ? static_cast<const float*>(bias->const_data_ptr()) : nullptr;
+    in.out = static_cast<T*>(out.mutable_data_ptr());
+    in.height = dense.size(1), in.width = dense.size(2), in.channels = dense.size(3), in.out_channels = channels;
+    convolve(in, dense.size(0), int(tile), of_isa);
+  };
+  if (lowered)
+    run(static_cast<BFloat16*>(nullptr), kernels().winograd_bf16);
+  else
+    run(static_cast<float*>(nullptr), kernels().winograd_f32);
   return out;
 }
 

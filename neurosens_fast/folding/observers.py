@@ -14,8 +14,9 @@ from neurosens_fast.capture import Taps, main_tensor
 from neurosens_fast.capture.channels import CONVOLUTIONS, LINEAR, NORMS_FIRST, NORMS_LAST
 
 from .trace import add_in_place, is_special
+from .winograd import WinogradConvolution
 
-_MAKE_NEW = frozenset((*CONVOLUTIONS, *LINEAR, *NORMS_FIRST, *NORMS_LAST))
+_MAKE_NEW = frozenset((*CONVOLUTIONS, *LINEAR, *NORMS_FIRST, *NORMS_LAST, WinogradConvolution))
 """Modules that put out a tensor of their own, which they do not keep."""
 
 

@@ -37,9 +37,9 @@ class _Folded:
 class PrivateCopy:
     """The traced copy of ``model``; ``folded`` counts the norms that are gone, ``convolutions`` those that are 2-D.
 
-    ``channels_last`` says whether its convolutions lie so, and images are to. ``winograd``, at first whether to, then
-    counts the convolutions that run by Winograd's algorithm where their images suit it: in channels_last memory and the
-    model's own dtype.
+    ``channels_last`` says whether its convolutions lie so, and images are to. ``winograd``, the
+    tile of Winograd's algorithm or 0, lets convolutions run by it where their images suit it, in channels_last memory;
+    the attribute counts them.
 
     A norm is folded only where nothing else, no observer either, reads what the layer before it puts out. Tensors that
     would be the model's own in every bit are shared with it.
@@ -53,7 +53,7 @@ class PrivateCopy:
         channels_last: bool,
         dtype: torch.dtype | None,
         observe: Observe | None = None,
-        winograd: bool = False,
+        winograd: int = 0,
     ) -> None:
         if has_hooks(model):
             raise NotTraced("the model itself carries hooks")
@@ -66,7 +66,7 @@ class PrivateCopy:
         self._dtype = dtype
         self._pairs: list[_Folded] = []
         self.convolutions = 0
-        self._winograd = winograd and channels_last and dtype is None
+        self._winograd = winograd if channels_last else 0
         modules = dict(Root(model).named_modules(remove_duplicate=False))
         root: dict[str, Any] = {**observers}
         self._place_layers(graph, modules, root, fold)
@@ -93,7 +93,7 @@ class PrivateCopy:
             blank = _blank(module)
             pair = _Folded(module, norm, blank, None)
             if self._winograd and is_winograd(blank):
-                pair.winograd = WinogradConvolution(blank)
+                pair.winograd = WinogradConvolution(blank, self._winograd)
             self._pairs.append(pair)
             name = f"private_{number}"  # no name of the model's may begin so: its parts would land inside
             node.target = name

@@ -27,6 +27,7 @@ from neurosens_fast.capture import (
 )
 from neurosens_fast.capture.selection import row_of
 from neurosens_fast.columns import SUMS
+from neurosens_fast.ops import supports_winograd
 from neurosens_fast.support.messages import one_line
 
 from .observers import Observer, Place, fuse_relus
@@ -42,7 +43,8 @@ class FusedTaps:
     """Runs pairs for ``taps`` and fills its rows, on a private copy of the model that is cheaper to run and to tap.
 
     In the copy batch norm is folded into the layer before it (:class:`PrivateCopy`), images and 2-D convolutions
-    lie in channels_last memory as in attacks, and each tapped ``nn.ReLU`` that may overwrite its input is one operator
+    lie in channels_last memory as in attacks, convolutions run by Winograd's algorithm as there but with tiles of 2x2,
+    which round no more than PyTorch's do, and each tapped ``nn.ReLU`` that may overwrite its input is one operator
     that also adds its output to the totals. All other taps read what their layer puts out, as :class:`Taps` does; a
     layer that is tapped itself is not folded. ``folded`` counts the norms that are gone.
 
@@ -167,7 +169,8 @@ class FusedTaps:
         trial.pairs = plain.pairs
         observers, observe = self._observers(places, trial)
         lowered = None if pair[0].dtype == torch.float64 else self._autocast  # autocast leaves float64 alone
-        self._private = private = PrivateCopy(model, True, channels_last, lowered, observe)
+        fast = supports_winograd(pair[0].device, lowered or pair[0].dtype)
+        self._private = private = PrivateCopy(model, True, channels_last, lowered, observe, 2 if fast else 0)
         if list(observers) != list(places):
             missing = [row for row in (*places, *observers) if (row in places) != (row in observers)]
             raise NotTraced(f"layer {(missing or list(places))[0]!r} does not run in the trace as in the model")

@@ -28,12 +28,14 @@ def is_winograd(layer: nn.Module) -> bool:
 class WinogradConvolution(nn.Module):
     """``layer``, for which :func:`is_winograd` holds, with constant tensors; its images get their gradient.
 
-    Every call decides by the size of its images. :meth:`forget` must follow a change of the tensors.
+    Every call decides by the size of its images. A layer in bfloat16 takes float32 images too, as under autocast.
+    :meth:`forget` must follow a change of the tensors.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, tile: int) -> None:
         super().__init__()
         self.layer: Any = layer
+        self.tile = tile
         self._packed: dict[bool, Tensor] = {}
 
     def forget(self) -> None:
@@ -43,19 +45,22 @@ class WinogradConvolution(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The layer's output."""
         weight = self.layer.weight
-        if images.dim() != 4 or weight.dtype != torch.float32 or not suits_winograd(images, len(weight)):
-            output: Tensor = self.layer(images)
-            return output
-        output = _Convolution.apply(images, self)
+        if images.dim() == 4 and (images.dtype == weight.dtype or weight.dtype == torch.bfloat16):
+            lowered = images.to(weight.dtype)
+            if suits_winograd(lowered, len(weight), self.tile):
+                output: Tensor = _Convolution.apply(lowered, self)
+                return output
+        output = self.layer(images)
         return output
 
     def convolved(self, images: Tensor, transposed: bool) -> Tensor:
         """``images`` convolved with the weight, or with that of the gradient."""
-        weight, bias = self.layer.weight, self.layer.bias
+        weight, bias = self.layer.weight, None if transposed else self.layer.bias
         if transposed not in self._packed:
-            self._packed[transposed] = winograd_weight(weight, transposed)
+            self._packed[transposed] = winograd_weight(weight.float(), transposed)
+        channels = weight.shape[1 if transposed else 0]
         return winograd_convolution(
-            images, self._packed[transposed], None if transposed else bias, weight.shape[1 if transposed else 0]
+            images, self._packed[transposed], None if bias is None else bias.float(), channels, self.tile
         )
 
 
@@ -69,7 +74,7 @@ class _Convolution(torch.autograd.Function):
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         weight = ctx.layer.layer.weight
-        if suits_winograd(gradient, weight.shape[1]):
+        if suits_winograd(gradient, weight.shape[1], ctx.layer.tile):
             return ctx.layer.convolved(gradient, True), None
         shape = (gradient.shape[0], weight.shape[1], *gradient.shape[2:])
         return conv2d_input(shape, weight, gradient, padding=1), None

@@ -57,8 +57,8 @@ def test_exact_turns_all_off_and_says_so() -> None:
 
 
 NO_WINOGRAD = (
-    "winograd: no, it needs float32 and channels_last memory, a CPU with AVX2 or AVX-512, and a convolution 3x3 of "
-    "stride 1 and padding 1 from 16 or more to 32 or more channels"
+    "winograd: no, it needs float32 or bfloat16 in channels_last memory, a CPU with AVX2 or AVX-512, and a convolution "
+    "3x3 of stride 1 and padding 1 from 16 or more to 32 or more channels"
 )
 
 

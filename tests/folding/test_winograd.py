@@ -14,7 +14,7 @@ from neurosens_fast.folding.winograd import WinogradConvolution, is_winograd
 from neurosens_fast.ops import supports_winograd
 from tests.attacks.networks import uneven
 
-FAST = supports_winograd(torch.empty(1, 1, 1, 1))
+FAST = supports_winograd(torch.device("cpu"), torch.float32)
 
 
 class Wide(nn.Module):
@@ -52,15 +52,16 @@ def output_and_gradient(run: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return output.detach(), gradient
 
 
-def copied(model: nn.Module) -> PrivateCopy:
-    private = PrivateCopy(model, fold=True, channels_last=True, dtype=None, winograd=True)
+def copied(model: nn.Module, tile: int = 4, dtype: torch.dtype | None = None) -> PrivateCopy:
+    private = PrivateCopy(model, fold=True, channels_last=True, dtype=dtype, winograd=tile)
     private.refresh()
     return private
 
 
-def test_output_and_gradient_are_those_of_the_model() -> None:
+@pytest.mark.parametrize("tile", [2, 4])
+def test_output_and_gradient_are_those_of_the_model(tile: int) -> None:
     model, (x, _) = wide(), images()
-    private = copied(model)
+    private = copied(model, tile)
     assert private.winograd == 2
     lanes = x.contiguous(memory_format=torch.channels_last)
     expected = output_and_gradient(wide(torch.float64), x.double())
@@ -92,6 +93,24 @@ def test_images_that_do_not_suit_run_through_the_layer_itself() -> None:
     model, (x, _) = wide(), images(1, 4)
     private = copied(model)
     assert torch.equal(private.run(x), plain_copy(model).run(x))
+
+
+def test_a_copy_in_bfloat16_is_as_exact_as_one_without() -> None:
+    model, (x, _) = wide(), images()
+    lanes = x.contiguous(memory_format=torch.channels_last)
+    exact = output_and_gradient(wide(torch.float64), x.double())
+    errors = []
+    for tile in (4, 0):
+        private = copied(model, tile, torch.bfloat16)
+
+        def run(given: Tensor, private: PrivateCopy = private) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                output: Tensor = private.run(given)
+            return output.float()
+
+        results = output_and_gradient(run, lanes)
+        errors.append([float((got - want).norm() / want.norm()) for got, want in zip(results, exact, strict=True)])
+    assert all(0 < ours < 1.5 * direct < 0.2 for ours, direct in zip(*errors, strict=True)), errors
 
 
 def plain_copy(model: nn.Module) -> PrivateCopy:
@@ -131,7 +150,11 @@ def test_attacks_use_it_and_say_so() -> None:
     assert (attack(x, y) - expected).abs().amax() < 1e-5
     said = "winograd: yes, 2 convolutions run by Winograd's algorithm where the size of their images suits it"
     assert (said in attack.explain()) == FAST
-    for off in ({"winograd": False}, {"channels_last": False}, {"dtype": torch.bfloat16}, {"exact": True}):
+    attack = PGD(model, dtype=torch.bfloat16, **arguments)
+    attack(x, y)
+    assert (said in attack.explain()) == supports_winograd(x.device, torch.bfloat16)
+    refused: list[dict[str, Any]] = [{"winograd": False}, {"channels_last": False}, {"exact": True}]
+    for off in refused:
         attack = PGD(model, **arguments, **off)
         attack(x, y)
         assert "winograd: no, " in attack.explain(), off

@@ -56,7 +56,12 @@ BAD: list[tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str]] = [
     (ops.winograd_weight, (Z,), ValueError, r"weight must be \[K, C, 3, 3\], got shape \[2, 3, 4\]"),
     (ops.winograd_weight, (WEIGHT.double(),), TypeError, "weight must be float32, got float64"),
     (ops.winograd_convolution, (Z, PACKED, None, 2), ValueError, r"images must be \[N, C, H, W\], got shape"),
-    (ops.winograd_convolution, (IMAGES.half(), PACKED, None, 2), TypeError, "images must be float32, got float16"),
+    (
+        ops.winograd_convolution,
+        (IMAGES.half(), PACKED, None, 2),
+        TypeError,
+        "images must be float32 or bfloat16, got float16",
+    ),
     (ops.winograd_convolution, (IMAGES, PACKED, None, 0), ValueError, "channels must be at least 1, got 0"),
     (
         ops.winograd_convolution,
@@ -66,6 +71,7 @@ BAD: list[tuple[Callable[..., Any], tuple[Any, ...], type[Exception], str]] = [
     ),
     (ops.winograd_convolution, (IMAGES, PACKED, None, 33), ValueError, r"weight must be \[2, 3, 9, 32\] for 3 to 33"),
     (ops.winograd_convolution, (IMAGES, PACKED, Z[0, 0], 2), ValueError, r"bias must be \[2\], got shape \[4\]"),
+    (ops.winograd_convolution, (IMAGES, PACKED, None, 2, 3), ValueError, "tile must be 2 or 4, got 3"),
     (ops.winograd_convolution, (IMAGES, PACKED.to("meta"), None, 2), ValueError, "weight is on meta but images is on"),
     (ops.neuron_sensitivity, (Z, Z, "l3"), ValueError, "norm must be 1, .*got 'l3'"),
     (ops.neuron_sensitivity, (Z, Z, 2), ValueError, "norm must be 1, .*got 2"),
@@ -155,8 +161,9 @@ CPP: list[tuple[str, tuple[Any, ...], str]] = [
     ("project_step_", (Z, Z.double(), Z, 0.1, 0.1), "one shape and dtype"),
     ("winograd_weight", (Z,), r"weight must be \[K, C, 3, 3\]"),
     ("winograd_weight", (WEIGHT.double(),), "weight must be float32"),
-    ("winograd_convolution", (Z, PACKED, None, 2), r"images must be float32 \[N, H, W, C\]"),
+    ("winograd_convolution", (Z, PACKED, None, 2), r"images must be float32 or bfloat16 \[N, H, W, C\]"),
     ("winograd_convolution", (IMAGES, PACKED, None, 2), "weight must come from winograd_weight, for 4 input and 2"),
+    ("winograd_convolution", (IMAGES.transpose(1, 3), PACKED, None, 2, 6), "tile must be 2 or 4, got 6"),
     ("winograd_convolution", (IMAGES.mT.transpose(1, 3), PACKED, Z[0, 0], 2), r"bias must be float32 \[2\]"),
 ]
 

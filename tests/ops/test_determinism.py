@@ -68,8 +68,10 @@ def digest() -> str:
                 total.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     for channels, out_channels, size in ((3, 70, 9), (130, 33, 6)):
         images, weight = torch.randn(2, channels, size, size), torch.randn(out_channels, channels, 3, 3)
-        result = ops.winograd_convolution(images, ops.winograd_weight(weight), weight[:, 0, 0, 0], out_channels)
-        total.update(result.contiguous().view(torch.uint8).numpy().tobytes())
+        for given, tile in ((images, 4), (images, 2), (images.bfloat16(), 4)):
+            packed, bias = ops.winograd_weight(weight), weight[:, 0, 0, 0]
+            result = ops.winograd_convolution(given, packed, bias, out_channels, tile)
+            total.update(result.contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

@@ -63,6 +63,7 @@ def test_opcheck_of_winograd_convolutions(device: str) -> None:
     images, packed = torch.randn(2, 5, 4, 3, device=device), ops.winograd_weight(weight)
     for bias in (None, torch.randn(40, device=device)):
         torch.library.opcheck(OPERATORS.winograd_convolution.default, (images, packed, bias, 40))
+    torch.library.opcheck(OPERATORS.winograd_convolution.default, (images.bfloat16(), packed, None, 40, 2))
 
 
 def test_read_bytes_reads_every_byte(device: str) -> None:

@@ -17,8 +17,9 @@ SHAPES = [
     (1, 512, 300, 4, 4),
 ]
 
-# The transforms enlarge magnitudes up to 60 times, and with them, in the worst case, the rounding of each sum.
-BOUND = 12
+# The transforms enlarge magnitudes up to 60 times with tiles of 4x4 and 5 times with 2x2, and with them, in the worst
+# case, the rounding of each sum.
+BOUND = {2: 3, 4: 12}
 
 
 def example(shape: tuple[int, ...], transposed: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,23 +40,46 @@ def largest_error(result: Tensor, images: Tensor, weight: Tensor, bias: Tensor |
     return float(((result - expected).abs() / (size.amax() * 2.0**-24)).amax())
 
 
-def test_agrees_with_the_direct_convolution() -> None:
+@pytest.mark.parametrize("tile", ops.WINOGRAD_TILES)
+def test_agrees_with_the_direct_convolution(tile: int) -> None:
     for shape in SHAPES:
         images, weight, bias = example(shape)
         for given in (bias, None):
-            result = ops.winograd_convolution(images, ops.winograd_weight(weight), given, len(bias))
+            result = ops.winograd_convolution(images, ops.winograd_weight(weight), given, len(bias), tile)
             assert result.is_contiguous(memory_format=torch.channels_last)
-            assert largest_error(result, images, weight, given) < BOUND, shape
+            assert largest_error(result, images, weight, given) < BOUND[tile], shape
 
 
-def test_the_transposed_weight_gives_the_gradient_for_the_images() -> None:
+@pytest.mark.parametrize("tile", ops.WINOGRAD_TILES)
+def test_bfloat16_images_are_computed_in_float32_and_rounded_once(tile: int) -> None:
+    for shape in SHAPES:
+        images, weight, bias = example(shape)
+        images = images.bfloat16()
+        packed = ops.winograd_weight(weight)
+        result = ops.winograd_convolution(images, packed, bias, len(bias), tile)
+        wide = ops.winograd_convolution(images.float(), packed, bias, len(bias), tile)
+        assert torch.equal(result, wide.bfloat16())
+
+
+def test_bfloat16_results_that_are_no_numbers() -> None:
+    images = torch.zeros(1, 1, 4, 24, dtype=torch.bfloat16)
+    images[0, 0, 1, 1], images[0, 0, 1, 13] = torch.nan, torch.finfo(torch.bfloat16).max
+    weight = torch.zeros(1, 1, 3, 3)
+    weight[0, 0, 1, 1] = 1
+    result = ops.winograd_convolution(images, ops.winograd_weight(weight), torch.tensor([9e35]), 1, 2)
+    assert result[0, 0, 1, 1].isnan()
+    assert result[0, 0, 1, 13].isposinf()  # what the bias adds rounds up
+
+
+@pytest.mark.parametrize("tile", ops.WINOGRAD_TILES)
+def test_the_transposed_weight_gives_the_gradient_for_the_images(tile: int) -> None:
     for shape in SHAPES:
         gradient, weight, bias = example(shape, transposed=True)
-        result = ops.winograd_convolution(gradient, ops.winograd_weight(weight, True), None, len(bias))
+        result = ops.winograd_convolution(gradient, ops.winograd_weight(weight, True), None, len(bias), tile)
         size = (len(gradient), len(bias), *gradient.shape[2:])
         expected = conv2d_input(size, weight.double(), gradient.double(), padding=1)
         allowed = conv2d_input(size, weight.abs().double(), gradient.abs().double(), padding=1).amax()
-        assert (result - expected).abs().amax() < BOUND * 2.0**-24 * allowed, shape
+        assert (result - expected).abs().amax() < BOUND[tile] * 2.0**-24 * allowed, shape
 
 
 def test_memory_formats_and_threads_do_not_matter() -> None:
@@ -123,14 +147,19 @@ def test_nothing_to_read(shape: tuple[int, ...]) -> None:
 
 
 def test_the_rule_of_where_it_is_faster() -> None:
-    def suits(channels: int, out_channels: int, samples: int, size: int, dtype: torch.dtype = torch.float32) -> bool:
-        return ops.suits_winograd(torch.empty(samples, channels, size, size, dtype=dtype), out_channels)
+    def suits(
+        channels: int, out_channels: int, samples: int, size: int, tile: int = 4, dtype: torch.dtype = torch.float32
+    ) -> bool:
+        return ops.suits_winograd(torch.empty(samples, channels, size, size, dtype=dtype), out_channels, tile)
 
-    fast = ops.supports_winograd(torch.empty(1, 1, 1, 1))
-    assert suits(64, 64, 16, 32) == suits(16, 32, 1, 8) == suits(512, 512, 16, 7) == fast
+    fast = ops.supports_winograd(torch.device("cpu"), torch.float32)
+    assert suits(64, 64, 16, 32) == suits(16, 32, 1, 8) == suits(512, 512, 16, 7) == suits(64, 64, 16, 7, 2) == fast
+    assert suits(64, 64, 16, 32, 4, torch.bfloat16) == ops.supports_winograd(torch.device("cpu"), torch.bfloat16)
     assert not suits(3, 64, 16, 32)  # few channels
     assert not suits(64, 16, 16, 32)
     assert not suits(64, 64, 1, 4)  # few tiles
+    assert not suits(64, 64, 1, 4, 2)
     assert not suits(64, 64, 16, 5)  # 25 of 64 results are of use
-    assert not suits(64, 64, 16, 32, torch.float64)
+    assert not suits(64, 64, 16, 5, 2)  # 25 of 36
+    assert not suits(64, 64, 16, 32, 4, torch.float64)
     assert not ops.suits_winograd(torch.empty(16, 64, 32, 32, device="meta"), 64)

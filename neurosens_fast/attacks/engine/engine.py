@@ -216,8 +216,8 @@ class Engine:
         channels_last = wanted["channels_last"] and spatial
         if not channels_last and self._dtype is None:
             return wide
-        winograd = wanted["winograd"] and supports_winograd(images)
-        final = PrivateCopy(model, wanted["fold"], channels_last, self._dtype, winograd=winograd)
+        fast = wanted["winograd"] and supports_winograd(images.device, self._dtype or images.dtype)
+        final = PrivateCopy(model, wanted["fold"], channels_last, self._dtype, winograd=4 if fast else 0)
         final.refresh()
         if final.channels_last:
             try:
@@ -259,8 +259,8 @@ class Engine:
             off
             if not wanted["winograd"]
             else missing
-            or "it needs float32 and channels_last memory, a CPU with AVX2 or AVX-512, and a convolution 3x3 of stride "
-            "1 and padding 1 from 16 or more to 32 or more channels",
+            or "it needs float32 or bfloat16 in channels_last memory, a CPU with AVX2 or AVX-512, and a convolution "
+            "3x3 of stride 1 and padding 1 from 16 or more to 32 or more channels",
         )
         note(
             *("dtype", self._dtype is not None),
