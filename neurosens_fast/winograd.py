@@ -11,7 +11,8 @@ from ._arguments import check_tensor, detached
 
 _ops = torch.ops.neurosens_fast
 _VECTORS = _C.build_info()["instruction_set"] != "baseline"
-_MATRICES = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+_MATRICES = bool(torch.cpu._is_amx_tile_supported())
+_BFLOAT16 = bool(torch.cpu._is_avx512_bf16_supported())
 
 WINOGRAD_TILES = (2, 4)
 """Results ``tile x tile`` that :func:`winograd_convolution` computes at a time."""
@@ -20,12 +21,13 @@ WINOGRAD_TILES = (2, 4)
 _LEAST_CHANNELS, _LEAST_OUT_CHANNELS, _LEAST_TILES, _LEAST_USE = 16, 32, {2: 8, 4: 4}, {2: 0.75, 4: 0.5}
 
 
-def supports_winograd(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether :func:`winograd_convolution` is made for such images: a CPU with AVX2 or AVX-512, float32 or bfloat16.
+def supports_winograd(device: torch.device, dtype: torch.dtype, tile: int = 4) -> bool:
+    """Whether :func:`winograd_convolution` can be the faster way: a CPU with AVX2 or AVX-512, float32 or bfloat16.
 
-    Not for bfloat16 where the CPU multiplies matrices of it (AMX).
+    Not for bfloat16 where the CPU multiplies matrices of it (AMX), nor in tiles of 2x2 where it multiplies vectors.
     """
-    suits = dtype == torch.float32 or (dtype == torch.bfloat16 and not _MATRICES)
+    direct = _MATRICES or (_BFLOAT16 and tile == 2)
+    suits = dtype == torch.float32 or (dtype == torch.bfloat16 and not direct)
     return _VECTORS and suits and device.type == "cpu"
 
 
@@ -42,7 +44,7 @@ def suits_winograd(images: Tensor, out_channels: int, tile: int = 4) -> bool:
     samples, channels, height, width = images.shape
     tiles = -(-height // tile) * -(-width // tile)
     return (
-        supports_winograd(images.device, images.dtype)
+        supports_winograd(images.device, images.dtype, tile)
         and enough_channels(channels, out_channels)
         and samples * tiles >= _LEAST_TILES[tile]
         and height * width >= _LEAST_USE[tile] * tile**2 * tiles

@@ -169,7 +169,7 @@ class FusedTaps:
         trial.pairs = plain.pairs
         observers, observe = self._observers(places, trial)
         lowered = None if pair[0].dtype == torch.float64 else self._autocast  # autocast leaves float64 alone
-        fast = supports_winograd(pair[0].device, lowered or pair[0].dtype)
+        fast = supports_winograd(pair[0].device, lowered or pair[0].dtype, 2)
         self._private = private = PrivateCopy(model, True, channels_last, lowered, observe, 2 if fast else 0)
         if list(observers) != list(places):
             missing = [row for row in (*places, *observers) if (row in places) != (row in observers)]

@@ -162,4 +162,5 @@ def test_the_rule_of_where_it_is_faster() -> None:
     assert not suits(64, 64, 16, 5)  # 25 of 64 results are of use
     assert not suits(64, 64, 16, 5, 2)  # 25 of 36
     assert not suits(64, 64, 16, 32, 4, torch.float64)
+    assert suits(64, 64, 16, 32, 2, torch.bfloat16) == ops.supports_winograd(torch.device("cpu"), torch.bfloat16, 2)
     assert not ops.suits_winograd(torch.empty(16, 64, 32, 32, device="meta"), 64)
