@@ -13,10 +13,11 @@ from torch import Tensor, fx, nn
 from neurosens_fast.capture import Taps, main_tensor
 from neurosens_fast.capture.channels import CONVOLUTIONS, LINEAR, NORMS_FIRST, NORMS_LAST
 
+from .linear import FastLinear
 from .trace import add_in_place, is_special
 from .winograd import WinogradConvolution
 
-_MAKE_NEW = frozenset((*CONVOLUTIONS, *LINEAR, *NORMS_FIRST, *NORMS_LAST, WinogradConvolution))
+_MAKE_NEW = frozenset((*CONVOLUTIONS, *LINEAR, *NORMS_FIRST, *NORMS_LAST, WinogradConvolution, FastLinear))
 """Modules that put out a tensor of their own, which they do not keep."""
 
 

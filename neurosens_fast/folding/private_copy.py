@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .linear import FastLinear
 from .trace import HOOKS, NotTraced, Observe, Root, has_hooks, is_special, trace
 from .winograd import WinogradConvolution, is_winograd
 
@@ -39,7 +40,7 @@ class PrivateCopy:
 
     ``channels_last`` says whether its convolutions lie so, and images are to. ``winograd``, the
     tile of Winograd's algorithm or 0, lets convolutions run by it where their images suit it, in channels_last memory;
-    the attribute counts them.
+    the attribute counts them. ``fast_linear`` lets large linear layers run by oneDNN.
 
     A norm is folded only where nothing else, no observer either, reads what the layer before it puts out. Tensors that
     would be the model's own in every bit are shared with it.
@@ -54,6 +55,7 @@ class PrivateCopy:
         dtype: torch.dtype | None,
         observe: Observe | None = None,
         winograd: int = 0,
+        fast_linear: bool = False,
     ) -> None:
         if has_hooks(model):
             raise NotTraced("the model itself carries hooks")
@@ -67,6 +69,7 @@ class PrivateCopy:
         self._pairs: list[_Folded] = []
         self.convolutions = 0
         self._winograd = winograd if channels_last else 0
+        self._fast_linear = fast_linear
         modules = dict(Root(model).named_modules(remove_duplicate=False))
         root: dict[str, Any] = {**observers}
         self._place_layers(graph, modules, root, fold)
@@ -97,13 +100,18 @@ class PrivateCopy:
             self._pairs.append(pair)
             name = f"private_{number}"  # no name of the model's may begin so: its parts would land inside
             node.target = name
-            root[name] = pair.winograd or pair.copy
+            root[name] = pair.winograd or self._faster(pair.copy)
             if norm_node is not None:
                 norm_node.replace_all_uses_with(node)
                 graph.erase_node(norm_node)
         for node in graph.nodes:
             if node.op == "call_module" and node.target not in root:
-                root[node.target] = _without_gradients(modules[node.target])
+                root[node.target] = self._faster(_without_gradients(modules[node.target]))
+
+    def _faster(self, module: nn.Module) -> nn.Module:
+        return (
+            FastLinear(module) if self._fast_linear and type(module) is nn.Linear and not is_special(module) else module
+        )
 
     def run(self, images: Tensor) -> Any:
         """The copy's output; not by its ``__call__``, which prints where a traced line fails."""

@@ -170,7 +170,9 @@ class FusedTaps:
         observers, observe = self._observers(places, trial)
         lowered = None if pair[0].dtype == torch.float64 else self._autocast  # autocast leaves float64 alone
         fast = supports_winograd(pair[0].device, lowered or pair[0].dtype, 2)
-        self._private = private = PrivateCopy(model, True, channels_last, lowered, observe, 2 if fast else 0)
+        self._private = private = PrivateCopy(
+            model, True, channels_last, lowered, observe, 2 if fast else 0, fast_linear=True
+        )
         if list(observers) != list(places):
             missing = [row for row in (*places, *observers) if (row in places) != (row in observers)]
             raise NotTraced(f"layer {(missing or list(places))[0]!r} does not run in the trace as in the model")
