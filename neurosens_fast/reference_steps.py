@@ -71,7 +71,8 @@ def _linf_step_(
     adversarial: Tensor, gradient: Tensor, origin: Tensor, step_size: float, epsilon: float, low: float, high: float
 ) -> None:
     wide = origin.double()
-    stepped = (adversarial.double() + step_size * sign(gradient).double()).to(origin.dtype)
+    accumulation = torch.float64 if origin.dtype == torch.float64 else torch.float32
+    stepped = (adversarial.to(accumulation) + step_size * sign(gradient).to(accumulation)).to(origin.dtype)
     upper, lower = (wide + epsilon).to(origin.dtype), (wide - epsilon).to(origin.dtype)
     infinity = torch.full_like(origin, torch.inf)
     upper = torch.where(upper.double() - wide > epsilon, torch.nextafter(upper, -infinity), upper)
@@ -91,7 +92,7 @@ def project_step_(
 ) -> None:
     """One step of ``step_size`` in ``norm``, then the projection onto the epsilon ball and ``[low, high]``, in place.
 
-    ``"linf"``: the step is rounded to the tensor's dtype; the border of the ball is the outermost value of that
+    ``"linf"``: the step is taken in float32 (float64 for float64) and rounded to the tensor's dtype; the border of the ball is the outermost value of that
     dtype whose distance from ``origin``, computed in float64, does not exceed ``epsilon`` (one value
     less for some float64 elements, whose distances are rounded themselves). A NaN gradient makes its element NaN.
 

@@ -13,6 +13,9 @@ struct Octet {
 };
 using Floats = Octet<float>;
 using Doubles = Octet<double>;
+#if defined(NS_AVX2)
+NS_HD __m256 registers(const Floats& x) { return (__m256)x.v[0].v; }
+#endif
 
 template <typename A, typename Op>
 NS_HD Octet<A> combined(const Octet<A>& a, const Octet<A>& b, Op op) {
@@ -236,4 +239,17 @@ NS_HD void store_octet(T* p, const Octet<accumulate_t<T>>& x) {
     for (int i = 0; i < kOctet; ++i) p[i].bits = uint16_t(words[i]);
 #endif
   }
+}
+
+// Of elements that are values of T.
+template <typename T>
+NS_HD void store_exact(T* p, const Octet<accumulate_t<T>>& x) {
+#if defined(NS_AVX2)
+  if constexpr (__is_same(T, BFloat16)) {
+    const __m256i all = _mm256_srli_epi32((__m256i)x.v[0].v, 16);
+    _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+    return;
+  }
+#endif
+  store_octet(p, x);
 }

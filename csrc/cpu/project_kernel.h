@@ -2,7 +2,16 @@
 // set's namespace. Sums have eight lanes, element i in lane i mod 8, folded by halving.
 
 #include "octet.h"
-//
+
+template <typename T>
+NS_HD Doubles narrowed(const Doubles& x) {
+  return x;
+}
+template <typename T>
+NS_HD Floats narrowed(const Floats& x) {
+  return value_of<T>(bits_of<T>(x));
+}
+
 #include "linf_float.h"
 
 template <typename T>
@@ -80,73 +89,55 @@ NS_HD void by_octets(T* first, const T* second, const T* third, int64_t count, F
 
 template <typename T>
 NS_HD Limits<Octet<accumulate_t<T>>, Doubles> spread(const LimitsOf<T>& p) {
-  return {all_of(p.step_size), all_of(p.epsilon), all_of(p.low), all_of(p.high)};
+  return {all_of(p.step_size), all_of(p.epsilon), all_of(p.step), all_of(p.low), all_of(p.high)};
 }
-
-// border_of for a whole call.
-template <typename T, bool kSmall = sizeof(T) <= 4>
-struct Border {
-  using A = accumulate_t<T>;
-  explicit Border(const LimitsOf<T>&) {}
-  NS_HD Octet<A> operator()(const Octet<A>& moved, const Octet<A>& x, const Limits<Octet<A>, Doubles>& p) const {
-    return border_of<T>(moved, x, p);
-  }
-};
-#if defined(NS_AVX2)
-template <typename T>
-struct Border<T, true> {
-  Parted epsilon;
-  explicit Border(const LimitsOf<T>& p) : epsilon(p.epsilon) {}
-  NS_HD Floats operator()(const Floats& moved, const Floats& x, const Limits<Floats, Doubles>& p) const {
-    const Attempt attempt = try_border<T>(registers(moved), registers(x), epsilon);
-    return __builtin_expect(epsilon.fit && sure(attempt), 1) ? floats(attempt.value) : border_of<T>(moved, x, p);
-  }
-};
-#endif
-
-// stepped for a whole call.
-template <typename T, bool kSmall = sizeof(T) == 2>
-struct Step {
-  using A = accumulate_t<T>;
-  explicit Step(const LimitsOf<T>&) {}
-  NS_HD Octet<A> operator()(const Octet<A>& a, const Octet<A>& g, const Limits<Octet<A>, Doubles>& p) const {
-    return stepped<T>(a, g, p);
-  }
-};
-#if defined(NS_AVX2)
-template <typename T>
-struct Step<T, true> {
-  Parted size;
-  explicit Step(const LimitsOf<T>& p) : size(p.step_size) {}
-  NS_HD Floats operator()(const Floats& a, const Floats& g, const Limits<Floats, Doubles>& p) const {
-    const Attempt attempt = try_step<T>(registers(a), registers(sign(g)), size);
-    return __builtin_expect(size.fit && sure(attempt), 1) ? floats(attempt.value) : stepped<T>(a, g, p);
-  }
-};
-#endif
 
 // In three loops over blocks that stay in the cache: the chain of one element's operations is too long for a processor
 // to work on many of them at once.
 template <typename T>
-void project(T* adversarial, const T* gradient, const T* origin, int64_t count, LimitsOf<T> limits) {
+void project_in_stages(T* adversarial, const T* gradient, const T* origin, int64_t count, const LimitsOf<T>& limits) {
   constexpr int64_t kBlock = 512;
   alignas(64) T borders[kBlock];
   const auto all = spread<T>(limits);
-  const Step<T> step(limits);
-  const Border<T> border_at(limits);
   for (int64_t at = 0; at < count; at += kBlock) {
     const int64_t length = count - at < kBlock ? count - at : kBlock;
     T* const moved = adversarial + at;
     const T* const centre = origin + at;
     by_octets<true>(moved, gradient + at, gradient + at, length,
-                    [&](T* a, const T* g, const T*) { store_octet(a, step(load_octet(a), load_octet(g), all)); });
+                    [&](T* a, const T* g, const T*) { store_octet(a, stepped<T>(load_octet(a), load_octet(g), all)); });
     by_octets<true>(borders, moved, centre, length, [&](T* border, const T* a, const T* x) {
-      store_octet(border, border_at(load_octet(a), load_octet(x), all));
+      store_octet(border, border_of<T>(load_octet(a), load_octet(x), all));
     });
     by_octets<true>(moved, borders, centre, length, [&](T* a, const T* border, const T* x) {
       store_octet(a, bounded(load_octet(a), load_octet(border), load_octet(x), all));
     });
   }
+}
+
+#if defined(NS_AVX2)
+// Out of the loop below, whose constants then stay in registers.
+template <typename T>
+__attribute__((noinline, cold)) Floats project_octet(const T* a, const T* g, const T* x, const LimitsOf<T>& limits) {
+  return project_linf<T>(load_octet(a), load_octet(g), load_octet(x), spread<T>(limits));
+}
+#endif
+
+template <typename T>
+void project(T* adversarial, const T* gradient, const T* origin, int64_t count, LimitsOf<T> limits) {
+#if defined(NS_AVX2)
+  if constexpr (sizeof(T) <= sizeof(float)) {
+    const FloatLimits floats(limits.step, limits.epsilon, limits.low, limits.high);
+    if (floats.fit)
+      return by_octets<true>(
+          adversarial, gradient, origin, count, [&](T* a, const T* g, const T* x) __attribute__((always_inline)) {
+            const Attempt attempt =
+                try_projection<T>(registers(load_octet(a)), registers(load_octet(g)), registers(load_octet(x)), floats);
+            const bool sure = __builtin_expect(_mm256_movemask_ps(attempt.unsure) == 0, 1);
+            store_exact(a, sure ? Floats{{{(F32)attempt.value}}} : project_octet(a, g, x, limits));
+          });
+  }
+#endif
+  project_in_stages(adversarial, gradient, origin, count, limits);
 }
 
 NS_HD double folded(const Doubles& x) {

@@ -81,6 +81,13 @@ NS_HD float without_sign_of_zero(float x) { return x + 0.0f; }
 NS_HD double without_sign_of_zero(double x) { return x + 0.0; }
 
 // Never fused with the addition that follows: changes are formed in several passes, which must agree.
+NS_HD float product(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
 NS_HD double product(double a, double b) {
 #if defined(__CUDA_ARCH__)
   return __dmul_rn(a, b);
@@ -106,7 +113,7 @@ NS_HD accumulate_t<T> within(double x, double reach) {
 template <typename V, typename D>
 struct Limits {
   D step_size, epsilon;
-  V low, high;
+  V step, low, high;  // `step` is the step size in the accumulation dtype
 };
 template <typename T>
 using LimitsOf = Limits<accumulate_t<T>, double>;
@@ -114,7 +121,7 @@ using LimitsOf = Limits<accumulate_t<T>, double>;
 // low and high are rounded to T, which clamps its values as the doubles do.
 template <typename T>
 NS_HD LimitsOf<T> limits_of(double step_size, double epsilon, double low, double high) {
-  return {step_size, epsilon, rounded<T>(low), rounded<T>(high)};
+  return {step_size, epsilon, accumulate_t<T>(step_size), rounded<T>(low), rounded<T>(high)};
 }
 
 // A zero is +0, whatever led there.
@@ -123,10 +130,20 @@ NS_HD V clamped(V x, const Limits<V, D>& p) {
   return without_sign_of_zero(smaller(p.high, larger(p.low, x)));
 }
 
-// One step along the sign of the gradient, in stages that may be loops of their own: the step,
+// A value of the accumulation dtype rounded to T.
+template <typename T>
+NS_HD double narrowed(double x) {
+  return x;
+}
+template <typename T>
+NS_HD float narrowed(float x) {
+  return to_float(from_float<T>(x));
+}
+
+// One step along the sign of the gradient: the step,
 template <typename T, typename V, typename D>
 NS_HD V stepped(V adversarial, V gradient, const Limits<V, D>& p) {
-  return rounded<T>(as_double(adversarial) + product(as_double(sign(gradient)), p.step_size));
+  return narrowed<T>(adversarial + product(sign(gradient), p.step));
 }
 // the border of the ball on the side of the step, the only one that it can cross,
 template <typename T, typename V, typename D>
