@@ -256,6 +256,48 @@ struct TileState {
   }
 };
 
+// The change alone is one sum, and fits L1 for all channels of a range: a block is then read in the order of memory.
+template <Reading R, typename Source>
+struct InOrder {
+  static constexpr bool kPossible = false;
+};
+template <typename T>
+struct InOrder<kChange, ColumnSource<T>> {
+  using A = accumulate_t<T>;
+  using V = Vector<A>;
+  static constexpr bool kPossible = true;
+  static constexpr int64_t kAhead = 8192 / int64_t(sizeof(T));  // elements, by trying
+
+  static bool suits(const TileInput<T>& in) { return !in.relu && in.channels % kSpan<T> == 0; }
+
+  // Adds positions [s, s + length), a block, to the sums of their channels.
+  void add_block(const TileInput<T>& in, int64_t s, int64_t length, TileState<kChange, ColumnSource<T>>* state,
+                 bool many) {
+    for (int64_t i = 0; i < length; ++i) {
+      const T *z = in.z + (s + i) * in.stride, *z_adv = in.z_adv + (s + i) * in.stride_adv;
+      for (int c = 0; c < in.channels; c += kSpan<T>) {
+        __builtin_prefetch(z + c + kAhead);
+        __builtin_prefetch(z_adv + c + kAhead);
+        for (int part = 0; part < Elements<T>::kParts; ++part) {
+          A* sum = sum_ + c + part * kWidth<A>;
+          RowSums<V, kChange> sums = {};
+          if (i > 0) sums.sum[kChangeL1] = load<V>(sum);
+          sums.add(Elements<T>::part(z + c, part), Elements<T>::part(z_adv + c, part));
+          store(sum, sums.sum[kChangeL1]);
+        }
+      }
+    }
+    for (int c = 0; c < in.channels; c += kWidth<A>) {
+      auto& own = state[c / kTile];
+      A* total = (many ? own.part : *own.out).row[kChangeL1] + c % kTile;
+      store(total, load<V>(total) + load<V>(sum_ + c));
+    }
+  }
+
+ private:
+  alignas(64) A sum_[kRange];  // of one block
+};
+
 // The tiles of neighbouring channels, `in.channels` in all. Every block goes through all tiles before the next
 // one, which follows the order of the memory of columns. Lanes past the channels hold nothing of use.
 template <Reading R, typename Source, typename T>
@@ -269,14 +311,21 @@ void tile_statistics(const TileInput<T>& in, int64_t positions, Tile<accumulate_
   }
   alignas(64) typename Source::Copy copy;
   const bool many = positions > kColumnChunk;
+  InOrder<R, Source> in_order;
+  bool ordered = false;
+  if constexpr (in_order.kPossible) ordered = in_order.suits(in);
   for (int64_t chunk = 0; chunk < positions; chunk += kColumnChunk) {
     const int64_t end = positions - chunk < kColumnChunk ? positions : chunk + kColumnChunk;
     for (int t = 0; t < count; ++t) state[t].start_chunk(many);
     for (int64_t s = chunk; s < end; s += Source::kBlock) {
       const int64_t length = end - s < Source::kBlock ? end - s : Source::kBlock;
-      for (int t = 0; t < count; ++t) {
-        state[t].add_block(s, length, many, Source::ahead(in, t, count, s, length), copy);
+      if constexpr (in_order.kPossible) {
+        if (ordered) {
+          in_order.add_block(in, s, length, state, many);
+          continue;
+        }
       }
+      for (int t = 0; t < count; ++t) state[t].add_block(s, length, many, Source::ahead(in, t, count, s, length), copy);
     }
     for (int t = 0; t < count; ++t) state[t].end_chunk(many);
   }
