@@ -36,6 +36,7 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     written = {"neurons.csv", "audit.safetensors", "sensitivity.png", "report.html", "masking.png", "large"}
     assert {path.name for path in tmp_path.iterdir()} == {*written, "page.html"}
     assert namespace["report"].sensitivity["relu2"].shape == (32,)
+    assert namespace["features"].shape == (8, 32, 6, 6)
     assert [row.layer for row in namespace["comparison"].layers] == list(namespace["report"].layers)
     assert {path.name for path in (tmp_path / "large").iterdir()} == {"audit.safetensors", "scores"}
     assert namespace["large"].class_sensitivity["relu2"].shape == (10, 32)
