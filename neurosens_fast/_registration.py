@@ -147,7 +147,8 @@ def _(weight: Tensor, transposed: bool = False) -> Tensor:
 
 @torch.library.register_fake(f"{_NAMESPACE}::winograd_convolution")
 def _(images: Tensor, weight: Tensor, bias: Tensor | None, channels: int, tile: int = 4) -> Tensor:
-    return images.new_empty((*images.shape[:3], channels))
+    samples, _, height, width = images.shape
+    return images.new_empty((samples, height, width, channels)).permute(0, 3, 1, 2)
 
 
 @torch.library.register_fake(f"{_NAMESPACE}::read_bytes")

@@ -92,9 +92,10 @@ def project_step_(
 ) -> None:
     """One step of ``step_size`` in ``norm``, then the projection onto the epsilon ball and ``[low, high]``, in place.
 
-    ``"linf"``: the step is taken in float32 (float64 for float64) and rounded to the tensor's dtype; the border of the ball is the outermost value of that
-    dtype whose distance from ``origin``, computed in float64, does not exceed ``epsilon`` (one value
-    less for some float64 elements, whose distances are rounded themselves). A NaN gradient makes its element NaN.
+    ``"linf"``: the step is taken in float32 (float64 for float64) and rounded to the tensor's dtype; the border of the
+    ball is the outermost value of that dtype whose distance from ``origin``, computed in float64, does not exceed
+    ``epsilon`` (one value less for some float64 elements, whose distances are rounded themselves). A NaN gradient makes
+    its element NaN.
 
     ``"l2"``, ``"l1"``: along the gradient divided by its norm per sample, Euclidean projection onto the ball in
     float64, rounded towards ``origin``, so that no sample's distance, computed in float64, exceeds ``epsilon``.

@@ -17,8 +17,7 @@ def winograd_weight(weight: Tensor, transposed: bool = False) -> Tensor:
 
 
 def winograd_convolution(images: Tensor, weight: Tensor, bias: Tensor | None, channels: int, tile: int = 4) -> Tensor:
-    """The direct convolution of images ``[N, H, W, C]`` with a packed weight: ``[N, H, W, channels]``."""
-    dtype = images.dtype
-    images = images.to(weight.dtype)
+    """The direct convolution of images ``[N, C, H, W]`` with a packed weight, in channels_last memory."""
     plain = weight.permute(0, 3, 1, 2).flatten(0, 1)[:channels].unflatten(2, (3, 3))
-    return F.conv2d(images.permute(0, 3, 1, 2), plain, bias, padding=1).permute(0, 2, 3, 1).contiguous().to(dtype)
+    out = F.conv2d(images.to(weight.dtype), plain, bias, padding=1).to(images.dtype)
+    return out.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)

@@ -45,7 +45,8 @@ def project_step_(
     ``epsilon`` ball around ``origin`` and in ``[low, high]``. Exact at the border: the distance from ``origin``,
     computed in float64, never exceeds ``epsilon`` where ``origin`` is within ``[low, high]``.
 
-    ``"linf"``: ``adversarial + step_size * sign(gradient)``, then the clamp. A NaN gradient makes its element NaN.
+    ``"linf"``: ``adversarial + step_size * sign(gradient)`` in float32 (float64 for float64), rounded to the dtype,
+    then the clamp. A NaN gradient makes its element NaN.
     One pass: 3 reads and 1 write per element.
 
     ``"l2"``: along ``gradient / ||gradient||_2``, then the Euclidean projection. Three passes: the norm of the

@@ -39,8 +39,11 @@ def enough_channels(channels: int, out_channels: int) -> bool:
 def suits_winograd(images: Tensor, out_channels: int, tile: int = 4) -> bool:
     """Whether :func:`winograd_convolution` of ``images`` ``[N, C, H, W]`` is the faster way to ``out_channels``.
 
-    That is where :func:`supports_winograd` holds, from 16 to 32 channels on, and where tiles cover the images well.
+    That is where :func:`supports_winograd` holds, with at least 16 input and 32 output channels, and where tiles cover
+    the images well.
     """
+    if images.dim() != 4:
+        return False
     samples, channels, height, width = images.shape
     tiles = -(-height // tile) * -(-width // tile)
     return (
@@ -77,8 +80,9 @@ def winograd_convolution(images: Tensor, weight: Tensor, bias: Tensor | None, ch
 
     ``tile`` 4 takes a quarter of the multiplications, with rounding errors about twice those of PyTorch's direct
     convolution, the largest five times; 2 takes four ninths, with errors no larger than PyTorch's. NaN or infinity
-    reaches all results of its tiles. A result depends on its own image alone and is the same bits for every run, number
-    of threads and instruction set. Source: Lavin and Gray, CVPR 2016; points of tile 4: choice of this package.
+    reaches all results of its tiles. On the CPU a result depends on its own image alone and is the same bits for every
+    run, number of threads and instruction set; other devices run PyTorch's convolution. Source: Lavin and Gray, CVPR
+    2016; points of tile 4: choice of this package.
     Equivalent, but for rounding, to::
 
         F.conv2d(images, weight, bias, padding=1)
@@ -104,6 +108,6 @@ def winograd_convolution(images: Tensor, weight: Tensor, bias: Tensor | None, ch
     for name, tensor in {"weight": weight, "bias": images if bias is None else bias}.items():
         if tensor.device != images.device:
             raise ValueError(f"{name} is on {tensor.device} but images is on {images.device}")
-    pixels, given = detached(images).permute(0, 2, 3, 1), None if bias is None else detached(bias)
-    out: Tensor = _ops.winograd_convolution(pixels, detached(weight), given, channels, tile)
-    return out.permute(0, 3, 1, 2)
+    given = None if bias is None else detached(bias)
+    out: Tensor = _ops.winograd_convolution(detached(images), detached(weight), given, channels, tile)
+    return out

@@ -273,11 +273,12 @@ struct InOrder<kChange, ColumnSource<T>> {
   // Adds positions [s, s + length), a block, to the sums of their channels.
   void add_block(const TileInput<T>& in, int64_t s, int64_t length, TileState<kChange, ColumnSource<T>>* state,
                  bool many) {
+    const int64_t next = ahead(in.channels, in.stride), next_adv = ahead(in.channels, in.stride_adv);
     for (int64_t i = 0; i < length; ++i) {
       const T *z = in.z + (s + i) * in.stride, *z_adv = in.z_adv + (s + i) * in.stride_adv;
       for (int c = 0; c < in.channels; c += kSpan<T>) {
-        __builtin_prefetch(z + c + kAhead);
-        __builtin_prefetch(z_adv + c + kAhead);
+        __builtin_prefetch(z + c + next);
+        __builtin_prefetch(z_adv + c + next_adv);
         for (int part = 0; part < Elements<T>::kParts; ++part) {
           A* sum = sum_ + c + part * kWidth<A>;
           RowSums<V, kChange> sums = {};
@@ -295,6 +296,10 @@ struct InOrder<kChange, ColumnSource<T>> {
   }
 
  private:
+  // From an element to the one to fetch; of other channels in between only whole positions are passed.
+  static int64_t ahead(int64_t channels, int64_t stride) {
+    return stride <= channels ? kAhead : (kAhead / stride > 1 ? kAhead / stride : 1) * stride;
+  }
   alignas(64) A sum_[kRange];  // of one block
 };
 

@@ -3,8 +3,8 @@
 //
 // Everything is turned to the side that the step leads to, so that the border is always above. Epsilon is a sum of two
 // floats, high + low, and the error of the first addition is kept, so that the exact border is known to about 2^-18 of
-// the last place. Where that does not decide the rounding (one element in many thousands; NaN and infinity too)
-// `unsure` is set and the formula itself is evaluated.
+// the last place. Where that does not decide the rounding (one element in many thousands; origins that are no numbers
+// too) `unsure` is set and the formula itself is evaluated.
 
 #if defined(NS_AVX2)
 struct FloatLimits {
@@ -17,7 +17,8 @@ struct FloatLimits {
 
   FloatLimits(float step_size, double epsilon, float lowest, float highest) {
     const float rounded = float(epsilon), rest = float(epsilon - double(rounded));
-    fit = !(epsilon < 0) && !(step_size < 0) && (epsilon == 0 || (epsilon > 0x1p-60 && epsilon < 0x1p60)) &&
+    fit = !(epsilon < 0) && step_size >= 0 && step_size < __builtin_inff() &&
+          (epsilon == 0 || (epsilon > 0x1p-60 && epsilon < 0x1p60)) &&
           (rest == 0 || double(neurosens::absolute(rest)) > epsilon * 0x1p-32);
     step = _mm256_set1_ps(step_size);
     high = _mm256_set1_ps(rounded);

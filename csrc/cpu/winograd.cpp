@@ -51,7 +51,7 @@ struct Partition {
     const int64_t wanted = std::max(kLeastTiles, kBlockFloats / floats_of_tile);
     blocks = divide_up(tiles, wanted);
     if (blocks > threads) blocks = divide_up(blocks, threads) * threads;
-    groups = std::min(panels, divide_up(threads, blocks));
+    groups = std::min(panels, std::max<int64_t>(1, threads / blocks));  // not more tasks than threads
   }
 };
 
@@ -81,24 +81,27 @@ void convolve(WinogradInput<T> in, int64_t samples, int tile, const WinogradKern
   });
 }
 
-// `images` [N, H, W, C], result [N, H, W, K] of the same dtype.
+// `images` [N, C, H, W], result [N, K, H, W] of the same dtype in channels_last memory. No view, which what comes next
+// could not overwrite where a gradient is wanted.
 Tensor winograd_convolution(const Tensor& images, const Tensor& weight, std::optional<Tensor> bias, int64_t channels,
                             int64_t tile) {
   const bool lowered = images.scalar_type() == ScalarType::BFloat16;
   STD_TORCH_CHECK(images.dim() == 4 && (lowered || images.scalar_type() == ScalarType::Float),
-                  "images must be float32 or bfloat16 [N, H, W, C]");
+                  "images must be float32 or bfloat16 [N, C, H, W]");
   STD_TORCH_CHECK(tile == 2 || tile == 4, "tile must be 2 or 4, got ", tile);
   const int64_t panels = divide_up(channels, kWinogradPanel);
   STD_TORCH_CHECK(
-      channels >= 1 && weight.dim() == 4 && weight.size(0) == panels && weight.size(1) == images.size(3) &&
+      channels >= 1 && weight.dim() == 4 && weight.size(0) == panels && weight.size(1) == images.size(1) &&
           weight.size(2) == 9 && weight.size(3) == kWinogradPanel && weight.scalar_type() == ScalarType::Float,
-      "weight must come from winograd_weight, for ", images.size(3), " input and ", channels, " output channels");
+      "weight must come from winograd_weight, for ", images.size(1), " input and ", channels, " output channels");
   STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == channels && bias->scalar_type() == ScalarType::Float),
                   "bias must be float32 [", channels, "]");
-  const Tensor dense = torch::stable::contiguous(images), packed = torch::stable::contiguous(weight);
+  const Tensor dense = torch::stable::contiguous(torch::stable::permute(images, {0, 2, 3, 1}));
+  const Tensor packed = torch::stable::contiguous(weight);
   if (bias) bias = torch::stable::contiguous(*bias);
   Tensor out =
-      torch::stable::new_empty(dense, std::vector<int64_t>{dense.size(0), dense.size(1), dense.size(2), channels});
+      torch::stable::empty({dense.size(0), channels, dense.size(1), dense.size(2)}, images.scalar_type(), std::nullopt,
+                           images.device(), std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
   const auto run = [&](auto* type, const auto& of_isa) {
     using T = std::remove_pointer_t<decltype(type)>;
     WinogradInput<T> in = {};

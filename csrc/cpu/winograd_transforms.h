@@ -7,7 +7,7 @@
 
 namespace winograd {
 
-NS_HD VF multiply(float factor, VF x) { return broadcast(factor) * x; }
+NS_HD VF scaled(float factor, VF x) { return broadcast(factor) * x; }
 NS_HD VF multiply_add(float factor, VF x, VF y) { return fused_multiply_add(broadcast(factor), x, y); }
 
 // images: m + 2 pixels, `step` registers apart, as coefficients; weights: 3 of them; outputs: coefficients as m pixels.
@@ -31,8 +31,8 @@ struct Line<4> {
   }
   static NS_HD void weights(VF w0, VF w1, VF w2, VF* out, int step) {
     constexpr float kScaleA = 1 / (2 * kA2 * (kA2 - kB2)), kScaleB = 1 / (2 * kB2 * (kB2 - kA2));
-    const VF even_a = multiply(kScaleA, multiply_add(kA2, w2, w0));
-    const VF even_b = multiply(kScaleB, multiply_add(kB2, w2, w0));
+    const VF even_a = scaled(kScaleA, multiply_add(kA2, w2, w0));
+    const VF even_b = scaled(kScaleB, multiply_add(kB2, w2, w0));
     out[0] = w0;
     out[step] = multiply_add(kA * kScaleA, w1, even_a);
     out[2 * step] = multiply_add(-kA * kScaleA, w1, even_a);
@@ -44,8 +44,8 @@ struct Line<4> {
     const VF sum_a = p[step] + p[2 * step], change_a = p[step] - p[2 * step];
     const VF sum_b = p[3 * step] + p[4 * step], change_b = p[3 * step] - p[4 * step];
     out[0] = p[0] + sum_a + sum_b;
-    out[step] = multiply_add(kA, change_a, multiply(kB, change_b));
-    out[2 * step] = multiply_add(kA2, sum_a, multiply(kB2, sum_b));
+    out[step] = multiply_add(kA, change_a, scaled(kB, change_b));
+    out[2 * step] = multiply_add(kA2, sum_a, scaled(kB2, sum_b));
     out[3 * step] = multiply_add(kA2 * kA, change_a, multiply_add(kB2 * kB, change_b, p[5 * step]));
   }
 };
@@ -60,7 +60,7 @@ struct Line<2> {
     out[3 * step] = d1 - d[3 * step];
   }
   static NS_HD void weights(VF w0, VF w1, VF w2, VF* out, int step) {
-    const VF even = multiply(0.5f, w0 + w2);
+    const VF even = scaled(0.5f, w0 + w2);
     out[0] = w0;
     out[step] = multiply_add(0.5f, w1, even);
     out[2 * step] = multiply_add(-0.5f, w1, even);

@@ -20,18 +20,19 @@ class FastLinear(nn.Module):
         super().__init__()
         self.layer: Any = layer
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # as a linear layer names it
         """The layer's output."""
         weight = self.layer.weight
         fast = (
             _linear is not None
-            and inputs.device.type == "cpu"
-            and inputs.dtype == weight.dtype == torch.float32
-            and inputs.dim() >= 2
-            and inputs.shape[-1] == weight.shape[1]
-            and inputs.numel() * len(weight) >= _LEAST_PRODUCTS
-            and not (torch.is_grad_enabled() and inputs.requires_grad)
+            and type(weight) in (Tensor, nn.Parameter)
+            and input.device.type == "cpu"
+            and input.dtype == weight.dtype == torch.float32
+            and input.dim() >= 2
+            and input.shape[-1] == weight.shape[1]
+            and input.numel() * len(weight) >= _LEAST_PRODUCTS
+            and not (torch.is_grad_enabled() and input.requires_grad)
             and not torch.is_autocast_enabled("cpu")
         )
-        output: Tensor = _linear(inputs, weight, self.layer.bias, "none", [], "") if fast else self.layer(inputs)
+        output: Tensor = _linear(input, weight, self.layer.bias, "none", [], "") if fast else self.layer(input)
         return output

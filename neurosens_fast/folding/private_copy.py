@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class _Folded:
     layer: nn.Module
     norm: nn.Module | None
     copy: nn.Module
-    winograd: WinogradConvolution | None
+    placed: nn.Module  # what the graph calls: the copy, or what runs it faster
 
 
 class PrivateCopy:
@@ -40,7 +41,7 @@ class PrivateCopy:
 
     ``channels_last`` says whether its convolutions lie so, and images are to. ``winograd``, the
     tile of Winograd's algorithm or 0, lets convolutions run by it where their images suit it, in channels_last memory;
-    the attribute counts them. ``fast_linear`` lets large linear layers run by oneDNN.
+    ``winograd_convolutions`` counts them. ``fast_linear`` lets large linear layers run by oneDNN.
 
     A norm is folded only where nothing else, no observer either, reads what the layer before it puts out. Tensors that
     would be the model's own in every bit are shared with it.
@@ -68,7 +69,7 @@ class PrivateCopy:
         self._dtype = dtype
         self._pairs: list[_Folded] = []
         self.convolutions = 0
-        self._winograd = winograd if channels_last else 0
+        self._tile = winograd if channels_last else 0
         self._fast_linear = fast_linear
         modules = dict(Root(model).named_modules(remove_duplicate=False))
         root: dict[str, Any] = {**observers}
@@ -79,7 +80,7 @@ class PrivateCopy:
         self.module = fx.GraphModule(root, graph)
         self.channels_last = channels_last and self.convolutions > 0
         self.folded = sum(pair.norm is not None for pair in self._pairs)
-        self.winograd = sum(pair.winograd is not None for pair in self._pairs)
+        self.winograd_convolutions = sum(isinstance(pair.placed, WinogradConvolution) for pair in self._pairs)
 
     def _place_layers(self, graph: fx.Graph, modules: dict[str, nn.Module], root: dict[str, Any], fold: bool) -> None:
         calls = [node for node in graph.nodes if node.op == "call_module" and node.target not in root]
@@ -93,14 +94,12 @@ class PrivateCopy:
             rearranged = self._format == torch.channels_last and isinstance(module, nn.Conv2d)
             if norm is None and self._dtype is None and not rearranged:
                 continue
-            blank = _blank(module)
-            pair = _Folded(module, norm, blank, None)
-            if self._winograd and is_winograd(blank):
-                pair.winograd = WinogradConvolution(blank, self._winograd)
+            layer = _blank(module)
+            pair = _Folded(module, norm, layer, self._faster(layer))
             self._pairs.append(pair)
             name = f"private_{number}"  # no name of the model's may begin so: its parts would land inside
             node.target = name
-            root[name] = pair.winograd or self._faster(pair.copy)
+            root[name] = pair.placed
             if norm_node is not None:
                 norm_node.replace_all_uses_with(node)
                 graph.erase_node(norm_node)
@@ -108,10 +107,12 @@ class PrivateCopy:
             if node.op == "call_module" and node.target not in root:
                 root[node.target] = self._faster(_without_gradients(modules[node.target]))
 
-    def _faster(self, module: nn.Module) -> nn.Module:
-        return (
-            FastLinear(module) if self._fast_linear and type(module) is nn.Linear and not is_special(module) else module
-        )
+    def _faster(self, layer: nn.Module) -> nn.Module:
+        if self._tile and is_winograd(layer):
+            return WinogradConvolution(layer, self._tile)
+        if self._fast_linear and type(layer) is nn.Linear and not is_special(layer):
+            return FastLinear(layer)
+        return layer
 
     def run(self, images: Tensor) -> Any:
         """The copy's output; not by its ``__call__``, which prints where a traced line fails."""
@@ -121,11 +122,15 @@ class PrivateCopy:
     def checked(self) -> Iterator[None]:
         """Inside, :meth:`run` raises :class:`NotTraced` where a folded norm works on another axis than its layer."""
 
-        def check(module: Any, inputs: Any, output: Tensor) -> None:
-            if output.dim() != module.weight.dim():  # [N, L, F]: batch norm takes the second axis, linear the last
+        def check(layer: Any, module: Any, inputs: Any, output: Tensor) -> None:
+            if output.dim() != layer.weight.dim():  # [N, L, F]: batch norm takes the second axis, linear the last
                 raise NotTraced("a batch norm normalises another axis than the layer before it puts out")
 
-        handles = [pair.copy.register_forward_hook(check) for pair in self._pairs if pair.norm is not None]
+        handles = [
+            pair.placed.register_forward_hook(partial(check, pair.copy))
+            for pair in self._pairs
+            if pair.norm is not None
+        ]
         try:
             yield
         finally:
@@ -149,8 +154,8 @@ class PrivateCopy:
             _put(pair.copy, "weight", weight if self._dtype is None else weight.to(self._dtype))
             if bias is not None:
                 _put(pair.copy, "bias", bias if self._dtype is None else bias.to(self._dtype))
-            if pair.winograd is not None:
-                pair.winograd.forget()
+            if isinstance(pair.placed, WinogradConvolution):
+                pair.placed.forget()
 
 
 def _norm_behind(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:

@@ -42,16 +42,25 @@ class WinogradConvolution(nn.Module):
         """Let go of what was made of the layer's weight."""
         self._packed.clear()
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # as a convolution names it
         """The layer's output."""
         weight = self.layer.weight
-        if images.dim() == 4 and (images.dtype == weight.dtype or weight.dtype == torch.bfloat16):
-            lowered = images.to(weight.dtype)
+        output: Tensor
+        if self._takes(input):
+            lowered = input.to(weight.dtype)
             if suits_winograd(lowered, len(weight), self.tile):
-                output: Tensor = _Convolution.apply(lowered, self)
+                output = _Convolution.apply(lowered, self)
                 return output
-        output = self.layer(images)
+        output = self.layer(input)
         return output
+
+    def _takes(self, images: Tensor) -> bool:
+        weight = self.layer.weight
+        if images.dim() != 4 or type(weight) not in (Tensor, nn.Parameter):
+            return False
+        if weight.dtype == torch.bfloat16:
+            return True
+        return images.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
 
     def convolved(self, images: Tensor, transposed: bool) -> Tensor:
         """``images`` convolved with the weight, or with that of the gradient."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from neurosens_fast.attacks import APGD, APGDT, CW, FGSM, MIFGSM, PGD, Square
+from neurosens_fast.ops import supports_winograd
 
 from .networks import convolutional, images
 
@@ -56,10 +57,9 @@ def test_exact_turns_all_off_and_says_so() -> None:
     )
 
 
-NO_WINOGRAD = (
-    "winograd: no, it needs float32 or bfloat16 in channels_last memory, a CPU with AVX2 or AVX-512, and a convolution "
-    "3x3 of stride 1 and padding 1 from 16 or more to 32 or more channels"
-)
+FEW_CHANNELS = "winograd: no, no convolution 3x3 of stride 1 and padding 1 has at least 16 input and 32 output channels"
+CONTIGUOUS = "winograd: no, images and convolutions do not lie in channels_last memory"
+NO_VECTORS = "winograd: no, it needs float32, or bfloat16 without AMX, on a CPU with AVX2 or AVX-512"
 
 
 def test_explain_names_each_switch_and_its_reason() -> None:
@@ -70,7 +70,7 @@ def test_explain_names_each_switch_and_its_reason() -> None:
     assert attack.explain().splitlines() == [
         "fold: yes, 2 batch norms folded into the layers before them, on a private copy",
         "channels_last: yes, images and convolutions lie in channels_last memory",
-        NO_WINOGRAD,
+        FEW_CHANNELS if supports_winograd(x.device, x.dtype) else NO_VECTORS,
         "dtype: no, the model runs in the dtype of the images, float32",
         "compaction: no, every sample gets all steps (compaction=False)",
         graph,
@@ -80,7 +80,7 @@ def test_explain_names_each_switch_and_its_reason() -> None:
     assert attack.explain().splitlines() == [
         "fold: no, switched off",
         "channels_last: no, switched off",
-        NO_WINOGRAD,
+        CONTIGUOUS,
         "dtype: yes, the model runs in bfloat16, perturbation and loss in float32",
         "compaction: yes, samples that fell are dropped",
         "graph: no, switched off",

@@ -83,3 +83,12 @@ def test_audits_use_it_and_attacks_do_not(calls: list[tuple[int, ...]]) -> None:
     copied.refresh()
     copied.run(torch.randn(400, 400))
     assert len(calls) == 2
+
+
+def test_a_folded_norm_over_another_axis_is_refused_behind_it_too() -> None:
+    """Of tokens batch norm takes the second axis, a linear layer the last: equal sizes and values do not hide that."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(320, 320), nn.BatchNorm1d(320), nn.ReLU()).eval()
+    tokens = torch.randn(4, 320, 320)
+    fused = FusedTaps(Taps(model, "activations", {"2": -1}), tokens)
+    assert "normalises another axis" in fused.reason

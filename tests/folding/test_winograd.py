@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from neurosens_fast.attacks import PGD
-from neurosens_fast.folding import PrivateCopy
+from neurosens_fast.capture import Taps
+from neurosens_fast.folding import FusedTaps, PrivateCopy
 from neurosens_fast.folding.winograd import WinogradConvolution, is_winograd
 from neurosens_fast.ops import supports_winograd
 from tests.attacks.networks import uneven
@@ -62,7 +63,7 @@ def copied(model: nn.Module, tile: int = 4, dtype: torch.dtype | None = None) ->
 def test_output_and_gradient_are_those_of_the_model(tile: int) -> None:
     model, (x, _) = wide(), images()
     private = copied(model, tile)
-    assert private.winograd == 2
+    assert private.winograd_convolutions == 2
     lanes = x.contiguous(memory_format=torch.channels_last)
     expected = output_and_gradient(wide(torch.float64), x.double())
     for got, want in zip(output_and_gradient(private.run, lanes), expected, strict=True):
@@ -116,7 +117,7 @@ def test_a_copy_in_bfloat16_is_as_exact_as_one_without() -> None:
 def plain_copy(model: nn.Module) -> PrivateCopy:
     private = PrivateCopy(model, fold=True, channels_last=True, dtype=None)
     private.refresh()
-    assert private.winograd == 0
+    assert private.winograd_convolutions == 0
     return private
 
 
@@ -160,4 +161,48 @@ def test_attacks_use_it_and_say_so() -> None:
         assert "winograd: no, " in attack.explain(), off
     attack = PGD(wide(torch.float64), **arguments)
     torch.testing.assert_close(attack(x.double(), y), expected, rtol=0, atol=1e-9)
-    assert "winograd: no, it needs float32" in attack.explain()
+    assert "winograd: no, it needs float32, or bfloat16" in attack.explain()
+
+
+def test_relus_may_overwrite_what_it_puts_out() -> None:
+    """As in torchvision's networks; of a view that would be forbidden."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32))
+    ends = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
+    models = [uneven(nn.Sequential(*plain, nn.ReLU(inplace), *ends), torch.float32) for inplace in (True, False)]
+    x, y = images()
+    results = [PGD(model, eps=0.5, alpha=0.1, steps=3, random_start=False, norm="l2")(x, y) for model in models]
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], x)
+
+
+class ByKeyword(nn.Module):
+    """Calls its layers by the names of their arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.relu, self.head = nn.ReLU(), nn.Linear(32 * 144, 300)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(input=self.relu(self.conv(input=self.stem(input=x))).flatten(1))
+
+
+def test_layers_that_are_called_by_keyword() -> None:
+    torch.manual_seed(0)
+    model, (x, y) = ByKeyword().eval(), images(40)
+    attack = PGD(model, eps=0.1, steps=2)
+    attack(x, y)
+    assert ("winograd: yes" in attack.explain()) == FAST
+    fused = FusedTaps(Taps(model, "activations"), x)
+    assert (fused.reason, fused.channels_last) == ("", True)
+    fused.forward(x, x + 0.01)
+
+
+def test_autocast_of_a_float32_copy_is_respected() -> None:
+    private = copied(wide())
+    layer = next(module for module in private.module.modules() if isinstance(module, WinogradConvolution))
+    x = torch.randn(6, layer.layer.in_channels, 12, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == layer.layer(x).dtype == torch.bfloat16
+    assert layer(x).dtype == torch.float32

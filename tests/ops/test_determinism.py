@@ -66,8 +66,8 @@ def digest() -> str:
             ops.momentum_step_(stepped, momentum, z_adv.contiguous(), z.contiguous(), 0.01, 0.03, 0.9)
             for tensor in (*results, momentum, stepped):
                 total.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    for channels, out_channels, size in ((3, 70, 9), (130, 33, 6)):
-        images, weight = torch.randn(2, channels, size, size), torch.randn(out_channels, channels, 3, 3)
+    for samples, channels, out_channels, size in ((2, 3, 70, 9), (20, 130, 33, 10)):
+        images, weight = torch.randn(samples, channels, size, size), torch.randn(out_channels, channels, 3, 3)
         for given, tile in ((images, 4), (images, 2), (images.bfloat16(), 4)):
             packed, bias = ops.winograd_weight(weight), weight[:, 0, 0, 0]
             result = ops.winograd_convolution(given, packed, bias, out_channels, tile)

@@ -57,6 +57,20 @@ def test_equals_the_reference_where_rounding_is_hard(dtype: torch.dtype, eps: fl
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("alpha", [math.inf, 1e39, ALPHA])
+def test_equals_the_reference_where_something_is_infinite(dtype: torch.dtype, alpha: float, device: str) -> None:
+    x = torch.rand(400, device=device).to(dtype)
+    start, gradient = x + 0.01, torch.randn(400, device=device).to(dtype)
+    gradient[::3] = 0
+    start[::7], start[1::7], x[::11], x[1::11] = math.inf, -math.inf, math.inf, math.nan
+    gradient[::13], gradient[1::13] = math.inf, math.nan
+    ours, expected = start.clone(), start.clone()
+    ops.project_step_(ours, gradient, x, alpha, EPS)
+    reference.project_step_(expected, gradient, x, alpha, EPS)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_never_leaves_the_ball_nor_the_range(dtype: torch.dtype, device: str) -> None:
     x = torch.rand(200_000, device=device, dtype=torch.float64).to(dtype)
     for eps in (EPS, 0.3, 1e-3, 0.0):

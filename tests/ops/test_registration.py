@@ -60,7 +60,7 @@ def test_opcheck_of_winograd_convolutions(device: str) -> None:
     weight = torch.randn(40, 3, 3, 3, device=device)
     for transposed in (False, True):
         torch.library.opcheck(OPERATORS.winograd_weight.default, (weight, transposed))
-    images, packed = torch.randn(2, 5, 4, 3, device=device), ops.winograd_weight(weight)
+    images, packed = torch.randn(2, 3, 5, 4, device=device), ops.winograd_weight(weight)
     for bias in (None, torch.randn(40, device=device)):
         torch.library.opcheck(OPERATORS.winograd_convolution.default, (images, packed, bias, 40))
     torch.library.opcheck(OPERATORS.winograd_convolution.default, (images.bfloat16(), packed, None, 40, 2))

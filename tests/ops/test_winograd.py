@@ -14,7 +14,7 @@ from neurosens_fast import ops, reference
 SHAPES = [
     *((2, 1, 1, 1, 1), (1, 3, 5, 2, 7), (3, 16, 32, 4, 4), (2, 17, 33, 5, 6), (1, 40, 40, 9, 9), (5, 64, 64, 8, 8)),
     *((1, 65, 31, 3, 13), (2, 130, 96, 7, 7), (3, 7, 100, 12, 4), (40, 24, 48, 8, 8), (1, 8, 8, 61, 66)),
-    (1, 512, 300, 4, 4),
+    *((1, 512, 300, 4, 4), (20, 130, 40, 10, 10)),  # the last in several blocks of tiles
 ]
 
 # The transforms enlarge magnitudes up to 60 times with tiles of 4x4 and 5 times with 2x2, and with them, in the worst
@@ -135,7 +135,7 @@ def test_weights_are_packed_as_documented() -> None:
 def test_the_reference_is_the_direct_convolution() -> None:
     images, weight, bias = example((2, 17, 33, 5, 6))
     packed = reference.winograd_weight(weight)
-    result = reference.winograd_convolution(images.permute(0, 2, 3, 1), packed, bias, 33).permute(0, 3, 1, 2)
+    result = reference.winograd_convolution(images, packed, bias, 33)
     torch.testing.assert_close(result, F.conv2d(images, weight, bias, padding=1), rtol=0, atol=1e-4)
 
 
@@ -164,3 +164,4 @@ def test_the_rule_of_where_it_is_faster() -> None:
     assert not suits(64, 64, 16, 32, 4, torch.float64)
     assert suits(64, 64, 16, 32, 2, torch.bfloat16) == ops.supports_winograd(torch.device("cpu"), torch.bfloat16, 2)
     assert not ops.suits_winograd(torch.empty(16, 64, 32, 32, device="meta"), 64)
+    assert not ops.suits_winograd(torch.empty(64, 32, 32), 64)

@@ -252,15 +252,21 @@ class Engine:
             if spatial and private is not None and private.convolutions
             else "the inputs are no images [N, C, H, W], or there is no 2-D convolution",
         )
-        convolutions = 0 if private is None else private.winograd
+        convolutions = 0 if private is None else private.winograd_convolutions
+        last = self.memory_format == torch.channels_last
         note(
             *("winograd", convolutions > 0),
             f"{convolutions} convolutions run by Winograd's algorithm where the size of their images suits it",
             off
             if not wanted["winograd"]
             else missing
-            or "it needs float32 or bfloat16 in channels_last memory, a CPU with AVX2 or AVX-512, and a convolution "
-            "3x3 of stride 1 and padding 1 from 16 or more to 32 or more channels",
+            or (
+                "images and convolutions do not lie in channels_last memory"
+                if not last
+                else "it needs float32, or bfloat16 without AMX, on a CPU with AVX2 or AVX-512"
+                if not supports_winograd(images.device, self._dtype or images.dtype)
+                else "no convolution 3x3 of stride 1 and padding 1 has at least 16 input and 32 output channels"
+            ),
         )
         note(
             *("dtype", self._dtype is not None),

@@ -18,8 +18,8 @@ class Switches(TypedDict, total=False):
     copy is compared with the model on two samples first. Modules that carry hooks are neither folded nor copied, and
     a model whose forward changes attributes or draws random numbers runs as it is.
     ``channels_last``: images ``[N, C, H, W]`` and the copy's convolutions lie in channels_last memory.
-    ``winograd``: on a CPU, the copy's convolutions 3x3 of stride 1 run by Winograd's algorithm F(4x4, 3x3) in float32,
-    where their sizes suit it; needs channels_last. Rounding errors are about five times as large.
+    ``winograd``: on a CPU, the copy's convolutions 3x3 of stride 1 run by Winograd's algorithm F(4x4, 3x3), where
+    their sizes suit it; needs channels_last. Rounding errors are about twice as large, the largest five times.
     ``dtype``: ``torch.bfloat16`` runs the model in that dtype; the perturbation, the loss and the steps stay as wide
     as the images.
     ``compaction``: samples that already fell, as the untouched model judges, are dropped: for callers who want
