@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from neurosens_fast.benchmarking.contest import Side, compiled
 from neurosens_fast.models import load_model
@@ -72,6 +72,12 @@ def compiled_for_images(model: nn.Module, *, run: bool) -> nn.Module | None:
 def full_float32() -> AbstractContextManager[Any]:
     """Convolutions on a GPU without TF32, and the same from run to run: for comparing two ways to compute."""
     return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)  # type: ignore[no-any-return]
+
+
+@register_flop_formula(torch.ops.neurosens_fast.winograd_convolution)  # type: ignore[untyped-decorator]
+def _direct_flops(images: torch.Size, weight: torch.Size, bias: Any, channels: int, *others: Any, **named: Any) -> int:
+    """Of the direct convolution, which it stands for."""
+    return 2 * images.numel() * 9 * channels
 
 
 def flops(run: Side) -> int:
