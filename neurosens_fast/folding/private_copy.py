@@ -108,9 +108,11 @@ class PrivateCopy:
                 root[node.target] = self._faster(_without_gradients(modules[node.target]))
 
     def _faster(self, layer: nn.Module) -> nn.Module:
+        if is_special(layer):
+            return layer
         if self._tile and is_winograd(layer):
             return WinogradConvolution(layer, self._tile)
-        if self._fast_linear and type(layer) is nn.Linear and not is_special(layer):
+        if self._fast_linear and type(layer) is nn.Linear:
             return FastLinear(layer)
         return layer
 

@@ -206,3 +206,17 @@ def test_autocast_of_a_float32_copy_is_respected() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == layer.layer(x).dtype == torch.bfloat16
     assert layer(x).dtype == torch.float32
+
+
+def test_a_layer_with_a_hook_runs_as_it_is() -> None:
+    model, (x, y) = wide(), images()
+    for changed in (model, exact := wide(torch.float64)):
+        changed.second.register_forward_hook(lambda module, inputs, output: -output)
+    arguments: dict[str, Any] = {"eps": 0.5, "alpha": 0.1, "steps": 4, "random_start": False, "norm": "l2"}
+    attack = PGD(model, **arguments)
+    assert (attack(x, y) - PGD(exact, exact=True, **arguments)(x.double(), y)).abs().amax() < 1e-5
+    assert ("winograd: yes, 1 convolutions" in attack.explain()) == FAST
+    with torch.no_grad():
+        for parameter in (*model.parameters(), *exact.parameters()):
+            parameter.mul_(-1.25)
+    assert (attack(x, y) - PGD(exact, exact=True, **arguments)(x.double(), y)).abs().amax() < 1e-5
