@@ -14,6 +14,7 @@ from . import _C as _C  # importing the extension runs its registrations
 from . import _gradients as _gradients
 from . import reference
 from .columns import ROW_STATISTICS
+from .reference_winograd import packed_shape
 
 _NAMESPACE = "neurosens_fast"
 _library = torch.library.Library(_NAMESPACE, "FRAGMENT")
@@ -142,7 +143,7 @@ def _(
 @torch.library.register_fake(f"{_NAMESPACE}::winograd_weight")
 def _(weight: Tensor, transposed: bool = False) -> Tensor:
     out, channels = weight.shape[:2][:: -1 if transposed else 1]
-    return weight.new_empty(((out + 31) // 32, channels, 9, 32))
+    return weight.new_empty(packed_shape(out, channels))
 
 
 @torch.library.register_fake(f"{_NAMESPACE}::winograd_convolution")

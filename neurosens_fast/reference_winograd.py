@@ -8,6 +8,11 @@ from torch.nn import functional as F
 _PANEL = 32
 
 
+def packed_shape(out_channels: int, channels: int) -> tuple[int, int, int, int]:
+    """The shape of :func:`winograd_weight` from ``channels`` to ``out_channels``."""
+    return -(-out_channels // _PANEL), channels, 9, _PANEL
+
+
 def winograd_weight(weight: Tensor, transposed: bool = False) -> Tensor:
     """``[K, C, 3, 3]`` as ``[K / 32, C, 9, 32]``, zeros behind the last channel."""
     if transposed:

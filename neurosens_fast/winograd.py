@@ -8,6 +8,7 @@ from torch import Tensor
 from . import _C as _C  # importing the extension defines the operators
 from . import _registration as _registration
 from ._arguments import check_tensor, detached
+from .reference_winograd import packed_shape
 
 _ops = torch.ops.neurosens_fast
 _VECTORS = _C.build_info()["instruction_set"] != "baseline"
@@ -95,7 +96,7 @@ def winograd_convolution(images: Tensor, weight: Tensor, bias: Tensor | None, ch
         raise ValueError(f"channels must be at least 1, got {channels}")
     if tile not in WINOGRAD_TILES:
         raise ValueError(f"tile must be 2 or 4, got {tile}")
-    expected = [(channels + 31) // 32, images.shape[1], 9, 32]
+    expected = list(packed_shape(channels, images.shape[1]))
     if list(weight.shape) != expected:
         raise ValueError(
             f"weight must be {expected} for {images.shape[1]} to {channels} channels, as winograd_weight gives it, got "

@@ -217,6 +217,14 @@ NS_HD Octet<accumulate_t<T>> load_octet(const T* p) {
     return value_of<T>(bits);
   }
 }
+#if defined(NS_AVX2)
+// The low halves of eight words.
+template <typename T>
+NS_HD void store_halves(T* p, __m256i words) {
+  _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+#endif
+
 template <typename T>
 NS_HD void store_octet(T* p, const Octet<accumulate_t<T>>& x) {
   using A = accumulate_t<T>;
@@ -231,8 +239,7 @@ NS_HD void store_octet(T* p, const Octet<accumulate_t<T>>& x) {
 #endif
     const Bits8<A> bits = bits_of<T>(x);
 #if defined(NS_AVX2)
-    const __m256i all = (__m256i)bits.v[0];
-    _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+    store_halves(p, (__m256i)bits.v[0]);
 #else
     alignas(64) int32_t words[kOctet];
     store(words, bits);
@@ -246,9 +253,7 @@ template <typename T>
 NS_HD void store_exact(T* p, const Octet<accumulate_t<T>>& x) {
 #if defined(NS_AVX2)
   if constexpr (__is_same(T, BFloat16)) {
-    const __m256i all = _mm256_srli_epi32((__m256i)x.v[0].v, 16);
-    _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
-    return;
+    return store_halves(p, _mm256_srli_epi32((__m256i)x.v[0].v, 16));
   }
 #endif
   store_octet(p, x);

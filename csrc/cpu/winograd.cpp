@@ -5,7 +5,6 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <cstring>
 #include <memory>
 #include <optional>
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from neurosens_fast.ops import supports_winograd
+
 from .linear import FastLinear
 from .trace import HOOKS, NotTraced, Observe, Root, has_hooks, is_special, trace
 from .winograd import WinogradConvolution, is_winograd
@@ -95,7 +97,7 @@ class PrivateCopy:
             if norm is None and self._dtype is None and not rearranged:
                 continue
             layer = _blank(module)
-            pair = _Folded(module, norm, layer, self._faster(layer))
+            pair = _Folded(module, norm, layer, self._faster(layer, module))
             self._pairs.append(pair)
             name = f"private_{number}"  # no name of the model's may begin so: its parts would land inside
             node.target = name
@@ -105,13 +107,17 @@ class PrivateCopy:
                 graph.erase_node(norm_node)
         for node in graph.nodes:
             if node.op == "call_module" and node.target not in root:
-                root[node.target] = self._faster(_without_gradients(modules[node.target]))
+                module = modules[node.target]
+                root[node.target] = self._faster(_without_gradients(module), module)
 
-    def _faster(self, layer: nn.Module) -> nn.Module:
+    def _faster(self, layer: nn.Module, original: Any) -> nn.Module:
+        """What the graph calls for ``layer``, which stands for the model's ``original``."""
         if is_special(layer):
             return layer
         if self._tile and is_winograd(layer):
-            return WinogradConvolution(layer, self._tile)
+            weight = original.weight
+            if supports_winograd(weight.device, self._dtype or weight.dtype, self._tile):
+                return WinogradConvolution(layer, self._tile)
         if self._fast_linear and type(layer) is nn.Linear:
             return FastLinear(layer)
         return layer

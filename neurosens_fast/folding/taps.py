@@ -27,7 +27,6 @@ from neurosens_fast.capture import (
 )
 from neurosens_fast.capture.selection import row_of
 from neurosens_fast.columns import SUMS
-from neurosens_fast.ops import supports_winograd
 from neurosens_fast.support.messages import one_line
 
 from .observers import Observer, Place, fuse_relus
@@ -169,10 +168,7 @@ class FusedTaps:
         trial.pairs = plain.pairs
         observers, observe = self._observers(places, trial)
         lowered = None if pair[0].dtype == torch.float64 else self._autocast  # autocast leaves float64 alone
-        fast = supports_winograd(pair[0].device, lowered or pair[0].dtype, 2)
-        self._private = private = PrivateCopy(
-            model, True, channels_last, lowered, observe, 2 if fast else 0, fast_linear=True
-        )
+        self._private = private = PrivateCopy(model, True, channels_last, lowered, observe, 2, fast_linear=True)
         if list(observers) != list(places):
             missing = [row for row in (*places, *observers) if (row in places) != (row in observers)]
             raise NotTraced(f"layer {(missing or list(places))[0]!r} does not run in the trace as in the model")

@@ -56,7 +56,7 @@ class WinogradConvolution(nn.Module):
 
     def _takes(self, images: Tensor) -> bool:
         weight = self.layer.weight
-        if images.dim() != 4 or type(weight) not in (Tensor, nn.Parameter):
+        if type(weight) not in (Tensor, nn.Parameter):
             return False
         if weight.dtype == torch.bfloat16:
             return True

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from neurosens_fast.capture.selection import row_of
 from neurosens_fast.folding import NotTraced, PrivateCopy, is_special
-from neurosens_fast.ops import supports_winograd
 
 from .place import Place
 
@@ -60,8 +59,7 @@ class SplitModel:
             calls[path] = calls.get(path, 0) + 1
             return marker if row_of(path, calls[path]) == place.zeroed else None
 
-        fast = supports_winograd(few.device, few.dtype, 2)
-        self._private = PrivateCopy(model, True, channels_last, None, observe, 2 if fast else 0)
+        self._private = PrivateCopy(model, True, channels_last, None, observe, 2)
         self._private.refresh()
         self.folded, self.channels_last = self._private.folded, self._private.channels_last
         graph = self._private.module.graph

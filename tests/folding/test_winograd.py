@@ -63,17 +63,17 @@ def copied(model: nn.Module, tile: int = 4, dtype: torch.dtype | None = None) ->
 def test_output_and_gradient_are_those_of_the_model(tile: int) -> None:
     model, (x, _) = wide(), images()
     private = copied(model, tile)
-    assert private.winograd_convolutions == 2
+    assert private.winograd_convolutions == (2 if FAST else 0)
     lanes = x.contiguous(memory_format=torch.channels_last)
     expected = output_and_gradient(wide(torch.float64), x.double())
     for got, want in zip(output_and_gradient(private.run, lanes), expected, strict=True):
         assert (got - want).abs().amax() <= 1e-5 * want.abs().amax()
     used = [bool(module._packed) for module in private.module.modules() if isinstance(module, WinogradConvolution)]
-    assert used == [FAST, FAST]
+    assert used == [True, True] * FAST
     gradients = [
         True in module._packed for module in private.module.modules() if isinstance(module, WinogradConvolution)
     ]
-    assert gradients == [False, FAST]  # to 16 channels a direct one is as fast
+    assert gradients == [False, True] * FAST  # to 16 channels a direct one is as fast
 
 
 def test_a_refreshed_copy_has_the_new_weights() -> None:
@@ -200,9 +200,8 @@ def test_layers_that_are_called_by_keyword() -> None:
 
 
 def test_autocast_of_a_float32_copy_is_respected() -> None:
-    private = copied(wide())
-    layer = next(module for module in private.module.modules() if isinstance(module, WinogradConvolution))
-    x = torch.randn(6, layer.layer.in_channels, 12, 12)
+    layer = WinogradConvolution(nn.Conv2d(16, 64, 3, padding=1).requires_grad_(False), 4)
+    x = torch.randn(6, 16, 12, 12)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == layer.layer(x).dtype == torch.bfloat16
     assert layer(x).dtype == torch.float32

@@ -216,8 +216,7 @@ class Engine:
         channels_last = wanted["channels_last"] and spatial
         if not channels_last and self._dtype is None:
             return wide
-        fast = wanted["winograd"] and supports_winograd(images.device, self._dtype or images.dtype)
-        final = PrivateCopy(model, wanted["fold"], channels_last, self._dtype, winograd=4 if fast else 0)
+        final = PrivateCopy(model, wanted["fold"], channels_last, self._dtype, winograd=4 if wanted["winograd"] else 0)
         final.refresh()
         if final.channels_last:
             try:
