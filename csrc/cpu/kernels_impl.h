@@ -17,6 +17,10 @@ namespace NS_WIDE {
 //
 #include "gradient_kernel.h"
 //
+#include "groups.h"
+//
+#include "linf_kernel.h"
+//
 #include "transpose.h"
 //
 #include "column_kernel.h"
@@ -47,6 +51,10 @@ namespace NS_ISA {
 #include "elements.h"
 //
 #include "gradient_kernel.h"
+//
+#include "groups.h"
+//
+#include "linf_kernel.h"
 //
 #include "transpose.h"
 //

@@ -13,9 +13,6 @@ struct Octet {
 };
 using Floats = Octet<float>;
 using Doubles = Octet<double>;
-#if defined(NS_AVX2)
-NS_HD __m256 registers(const Floats& x) { return (__m256)x.v[0].v; }
-#endif
 
 template <typename A, typename Op>
 NS_HD Octet<A> combined(const Octet<A>& a, const Octet<A>& b, Op op) {
@@ -43,15 +40,6 @@ template <typename A>
 NS_HD Octet<A> larger(const Octet<A>& a, const Octet<A>& b) {
   return combined(a, b, [](auto x, auto y) { return larger(x, y); });
 }
-#if defined(NS_AVX2)
-NS_HD VF smaller(VF a, VF b) { return {(F32)_mm256_min_ps((__m256)a.v, (__m256)b.v)}; }
-NS_HD VD smaller(VD a, VD b) { return {(F64)_mm256_min_pd((__m256d)a.v, (__m256d)b.v)}; }
-#else
-template <typename A>
-NS_HD Vector<A> smaller(Vector<A> a, Vector<A> b) {
-  return {choose(a.v, b.v, (typename Vector<A>::M)(a.v < b.v))};
-}
-#endif
 template <typename A>
 NS_HD Octet<A> smaller(const Octet<A>& a, const Octet<A>& b) {
   return combined(a, b, [](auto x, auto y) { return smaller(x, y); });
@@ -217,14 +205,6 @@ NS_HD Octet<accumulate_t<T>> load_octet(const T* p) {
     return value_of<T>(bits);
   }
 }
-#if defined(NS_AVX2)
-// The low halves of eight words.
-template <typename T>
-NS_HD void store_halves(T* p, __m256i words) {
-  _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
-}
-#endif
-
 template <typename T>
 NS_HD void store_octet(T* p, const Octet<accumulate_t<T>>& x) {
   using A = accumulate_t<T>;
@@ -239,22 +219,12 @@ NS_HD void store_octet(T* p, const Octet<accumulate_t<T>>& x) {
 #endif
     const Bits8<A> bits = bits_of<T>(x);
 #if defined(NS_AVX2)
-    store_halves(p, (__m256i)bits.v[0]);
+    const __m256i words = (__m256i)bits.v[0];
+    _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 #else
     alignas(64) int32_t words[kOctet];
     store(words, bits);
     for (int i = 0; i < kOctet; ++i) p[i].bits = uint16_t(words[i]);
 #endif
   }
-}
-
-// Of elements that are values of T.
-template <typename T>
-NS_HD void store_exact(T* p, const Octet<accumulate_t<T>>& x) {
-#if defined(NS_AVX2)
-  if constexpr (__is_same(T, BFloat16)) {
-    return store_halves(p, _mm256_srli_epi32((__m256i)x.v[0].v, 16));
-  }
-#endif
-  store_octet(p, x);
 }

@@ -12,8 +12,6 @@ NS_HD Floats narrowed(const Floats& x) {
   return value_of<T>(bits_of<T>(x));
 }
 
-#include "linf_float.h"
-
 template <typename T>
 NS_HD Octet<accumulate_t<T>> rounded(const Doubles& x) {
   if constexpr (sizeof(T) == 8)
@@ -71,20 +69,9 @@ NS_HD Octet<accumulate_t<T>> within(const Doubles& x, const Doubles& reach) {
   return value_of<T>(bits);
 }
 
-// Calls f with pointers to eight elements of each tensor; the last ones are copied, zeros behind them. What f writes
-// to the first reaches it.
 template <bool kWrites, typename T, typename F>
 NS_HD void by_octets(T* first, const T* second, const T* third, int64_t count, F&& f) {
-  int64_t i = 0;
-  for (; i + kOctet <= count; i += kOctet) f(first + i, second + i, third + i);
-  if (i == count) return;
-  const size_t rest = size_t(count - i) * sizeof(T);
-  alignas(64) T copies[3][kOctet] = {};
-  memcpy(static_cast<void*>(copies[0]), first + i, rest);
-  memcpy(static_cast<void*>(copies[1]), second + i, rest);
-  memcpy(static_cast<void*>(copies[2]), third + i, rest);
-  f(copies[0], copies[1], copies[2]);
-  if (kWrites) memcpy(static_cast<void*>(first + i), copies[0], rest);
+  by_groups<kOctet, kWrites>(first, second, third, count, f);
 }
 
 template <typename T>
@@ -114,27 +101,16 @@ void project_in_stages(T* adversarial, const T* gradient, const T* origin, int64
   }
 }
 
-#if defined(NS_AVX2)
-// Out of the loop below, whose constants then stay in registers.
-template <typename T>
-__attribute__((noinline, cold)) Floats project_octet(const T* a, const T* g, const T* x, const LimitsOf<T>& limits) {
-  return project_linf<T>(load_octet(a), load_octet(g), load_octet(x), spread<T>(limits));
-}
-#endif
-
 template <typename T>
 void project(T* adversarial, const T* gradient, const T* origin, int64_t count, LimitsOf<T> limits) {
 #if defined(NS_AVX2)
   if constexpr (sizeof(T) <= sizeof(float)) {
-    const FloatLimits floats(limits.step, limits.epsilon, limits.low, limits.high);
+    const NS_WIDE::LinfLimits floats(limits);
     if (floats.fit)
-      return by_octets<true>(
-          adversarial, gradient, origin, count, [&](T* a, const T* g, const T* x) __attribute__((always_inline)) {
-            const Attempt attempt =
-                try_projection<T>(registers(load_octet(a)), registers(load_octet(g)), registers(load_octet(x)), floats);
-            const bool sure = __builtin_expect(_mm256_movemask_ps(attempt.unsure) == 0, 1);
-            store_exact(a, sure ? Floats{{{(F32)attempt.value}}} : project_octet(a, g, x, limits));
-          });
+      return NS_WIDE::project_registers(adversarial, gradient, origin, count, floats,
+                                        [&](T* a, const T* g, const T* x, int64_t few) __attribute__((noinline, cold)) {
+                                          project_in_stages(a, g, x, few, limits);
+                                        });
   }
 #endif
   project_in_stages(adversarial, gradient, origin, count, limits);

@@ -163,6 +163,8 @@ NS_HD VD fused_multiply_add(VD a, VD b, VD c) {
 // With a full mask: the plain functions of GCC 12 read registers that they have not set, as its warnings say.
 NS_HD VF larger(VF a, VF b) { return {(F32)_mm512_maskz_max_ps(0xffff, (__m512)a.v, (__m512)b.v)}; }
 NS_HD VD larger(VD a, VD b) { return {(F64)_mm512_maskz_max_pd(0xff, (__m512d)a.v, (__m512d)b.v)}; }
+NS_HD VF smaller(VF a, VF b) { return {(F32)_mm512_maskz_min_ps(0xffff, (__m512)a.v, (__m512)b.v)}; }
+NS_HD VD smaller(VD a, VD b) { return {(F64)_mm512_maskz_min_pd(0xff, (__m512d)a.v, (__m512d)b.v)}; }
 NS_HD I16 larger(I16 a, I16 b) { return (I16)_mm512_max_epi16((__m512i)a, (__m512i)b); }
 NS_HD U16 smaller(U16 a, U16 b) { return (U16)_mm512_min_epu16((__m512i)a, (__m512i)b); }
 NS_HD VF load_half(const Half* p) {
@@ -175,6 +177,8 @@ NS_HD VD fused_multiply_add(VD a, VD b, VD c) {
 }
 NS_HD VF larger(VF a, VF b) { return {(F32)_mm256_max_ps((__m256)a.v, (__m256)b.v)}; }
 NS_HD VD larger(VD a, VD b) { return {(F64)_mm256_max_pd((__m256d)a.v, (__m256d)b.v)}; }
+NS_HD VF smaller(VF a, VF b) { return {(F32)_mm256_min_ps((__m256)a.v, (__m256)b.v)}; }
+NS_HD VD smaller(VD a, VD b) { return {(F64)_mm256_min_pd((__m256d)a.v, (__m256d)b.v)}; }
 NS_HD I16 larger(I16 a, I16 b) { return (I16)_mm256_max_epi16((__m256i)a, (__m256i)b); }
 NS_HD U16 smaller(U16 a, U16 b) { return (U16)_mm256_min_epu16((__m256i)a, (__m256i)b); }
 NS_HD VF load_half(const Half* p) { return {(F32)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p))}; }
@@ -188,6 +192,10 @@ NS_HD Vector<A> fused_multiply_add(Vector<A> a, Vector<A> b, Vector<A> c) {
 template <typename A>
 NS_HD Vector<A> larger(Vector<A> a, Vector<A> b) {
   return {choose(a.v, b.v, (typename Vector<A>::M)(a.v > b.v))};
+}
+template <typename A>
+NS_HD Vector<A> smaller(Vector<A> a, Vector<A> b) {
+  return {choose(a.v, b.v, (typename Vector<A>::M)(a.v < b.v))};
 }
 NS_HD I16 larger(I16 a, I16 b) { return choose(a, b, (I16)(a > b)); }
 NS_HD U16 smaller(U16 a, U16 b) { return choose(a, b, (U16)(a < b)); }

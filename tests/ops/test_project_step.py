@@ -33,9 +33,10 @@ def test_equals_the_reference_bit_for_bit(dtype: torch.dtype, memory: str, devic
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("eps", [EPS, 0.03, 0.25, 0.0, 1 / 3, 1e-3, 1e-7, 1e-20, 5.0], ids=str)
+@pytest.mark.parametrize("eps", [EPS, 0.03, 0.25, 0.25 + 2**-33, 2**-22 - 2**-53, 0.0, 1 / 3, 1e-3, 1e-7, 1e-20, 5.0], ids=str)
 def test_equals_the_reference_where_rounding_is_hard(dtype: torch.dtype, eps: float, device: str) -> None:
-    """Origins at, near and far below epsilon, of 8 bits, negative, subnormal and of any bits; borders on both sides."""
+    """Origins at, near and far below epsilon, of 8 bits, negative, subnormal and of any bits; borders on both sides,
+    at powers of two and where a double of epsilon's size is rounded."""
     generator = torch.Generator().manual_seed(3)
     count = 4001
     uniform = torch.rand(count, dtype=torch.float64, generator=generator)
@@ -43,6 +44,7 @@ def test_equals_the_reference_where_rounding_is_hard(dtype: torch.dtype, eps: fl
     anything = torch.randint(-(2**31), 2**31, (count,), generator=generator).int().view(torch.float32).double()
     origins = [uniform, -uniform, (uniform * 255).round() / 255, uniform * 1e-12, uniform * 1e-42, anything]
     origins += [eps * (1 + whole * 2**-bits) for bits in (7, 10, 23, 52)] + [torch.zeros(count).double()]
+    origins += [math.ulp(eps) * (4 * uniform - 2), math.ulp(eps) * whole / 4, 2.0**whole - eps]
     x = torch.cat(origins).to(device, dtype)
     x[~x.isfinite()] = 0.5
     gradient = torch.randn(x.shape, generator=generator).to(device, dtype)
