@@ -19,7 +19,11 @@ namespace NS_WIDE {
 //
 #include "groups.h"
 //
+#include "border_kernel.h"
+//
 #include "linf_kernel.h"
+//
+#include "change_kernel.h"
 //
 #include "transpose.h"
 //
@@ -36,6 +40,7 @@ namespace NS_WIDE {
 #undef NS_VECTOR_BYTES
 #else
 #define NS_WIDE NS_ISA
+#define NS_BORDERS NS_AVX2  // in the widest registers alone, so that a call finds one of them
 #endif
 
 #if defined(NS_AVX2)
@@ -53,8 +58,13 @@ namespace NS_ISA {
 #include "gradient_kernel.h"
 //
 #include "groups.h"
+#if NS_BORDERS
+#include "border_kernel.h"
 //
 #include "linf_kernel.h"
+//
+#include "change_kernel.h"
+#endif
 //
 #include "transpose.h"
 //

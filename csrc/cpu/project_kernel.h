@@ -104,14 +104,12 @@ void project_in_stages(T* adversarial, const T* gradient, const T* origin, int64
 template <typename T>
 void project(T* adversarial, const T* gradient, const T* origin, int64_t count, LimitsOf<T> limits) {
 #if defined(NS_AVX2)
-  if constexpr (sizeof(T) <= sizeof(float)) {
-    const NS_WIDE::LinfLimits floats(limits);
-    if (floats.fit)
-      return NS_WIDE::project_registers(adversarial, gradient, origin, count, floats,
+  if constexpr (sizeof(T) <= sizeof(float))
+    if (NS_WIDE::suits_registers(limits))
+      return NS_WIDE::project_registers(adversarial, gradient, origin, count, limits,
                                         [&](T* a, const T* g, const T* x, int64_t few) __attribute__((noinline, cold)) {
                                           project_in_stages(a, g, x, few, limits);
                                         });
-  }
 #endif
   project_in_stages(adversarial, gradient, origin, count, limits);
 }
@@ -168,13 +166,27 @@ Excess change_sum(const StepInput<T>& in, int64_t count, double threshold, bool 
 }
 
 template <typename T>
-void write_change(T* adversarial, const StepInput<T>& in, int64_t count, double threshold, double scale,
-                  LimitsOf<T> limits) {
+void write_change_in_octets(T* adversarial, const StepInput<T>& in, int64_t count, double threshold, double scale,
+                            const LimitsOf<T>& limits) {
   const auto all = spread<T>(limits);
   const Doubles peak = all_of(in.peak), factor = all_of(in.factor), least = all_of(threshold), share = all_of(scale);
   by_octets<true>(adversarial, in.gradient, in.origin, count, [&](T* a, const T* g, const T* x) {
     store_octet(a, project_change<T>(change_at(a, g, x, peak, factor), load_octet(x), least, share, all));
   });
+}
+
+template <typename T>
+void write_change(T* adversarial, const StepInput<T>& in, int64_t count, double threshold, double scale,
+                  LimitsOf<T> limits) {
+#if defined(NS_AVX2)
+  if constexpr (sizeof(T) <= sizeof(float))
+    return NS_WIDE::write_registers(adversarial, in, count, threshold, scale, limits,
+                                    [&](T* a, const T* g, const T* x, int64_t few) __attribute__((noinline, cold)) {
+                                      const StepInput<T> some = {a, g, x, in.peak, in.factor};
+                                      write_change_in_octets(a, some, few, threshold, scale, limits);
+                                    });
+#endif
+  write_change_in_octets(adversarial, in, count, threshold, scale, limits);
 }
 
 template <typename T>

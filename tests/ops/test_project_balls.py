@@ -66,6 +66,31 @@ def test_equals_the_reference(dtype: torch.dtype, norm: str, memory: str, device
 
 
 @pytest.mark.parametrize("norm", ORDERS)
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != torch.float64], ids=str)
+def test_equals_the_reference_bit_for_bit_where_sums_have_one_element(
+    dtype: torch.dtype, norm: str, device: str
+) -> None:
+    """Projections where rounding is hard: origins at, near and far from the border, zero, subnormal, of any bits."""
+    generator = torch.Generator().manual_seed(4)
+    count = 1501
+    uniform = torch.rand(count, dtype=torch.float64, generator=generator)
+    whole = torch.randint(-4, 5, (count,), generator=generator).double()
+    anything = torch.randint(-(2**31), 2**31, (count,), generator=generator).int().view(torch.float32).double()
+    for eps in (0.25, 0.25 + 2**-33, 0.03, 2**-22 - 2**-53, 1e-20, 0.0, 1e30):
+        origins = [uniform, (uniform * 255).round() / 255, uniform * 1e-42, anything, 2.0**whole, torch.zeros(count)]
+        origins += [eps * (1 + whole * 2**-23), math.ulp(eps) * (4 * uniform - 2), 2.0**whole - eps]
+        x = torch.cat(origins).to(device, dtype)[:, None]
+        x[~x.isfinite()] = 0.5
+        for offset in (0.0, eps, -0.7 * eps, 2**-24, 1e-41):
+            ours = (x.double() + offset).to(dtype)
+            ours[~ours.isfinite()] = 0.5
+            expected = ours.clone()
+            ops.project_step_(ours, x, x, 0.0, eps, norm, low=-math.inf, high=math.inf)
+            reference.project_step_(expected, x, x, 0.0, eps, norm, low=-math.inf, high=math.inf)
+            torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("norm", ORDERS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_never_leaves_the_ball_nor_the_range(dtype: torch.dtype, norm: str, device: str) -> None:
     x = torch.rand(4, 50_000, device=device, dtype=torch.float64).to(dtype)

@@ -33,7 +33,9 @@ def test_equals_the_reference_bit_for_bit(dtype: torch.dtype, memory: str, devic
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("eps", [EPS, 0.03, 0.25, 0.25 + 2**-33, 2**-22 - 2**-53, 0.0, 1 / 3, 1e-3, 1e-7, 1e-20, 5.0], ids=str)
+@pytest.mark.parametrize(
+    "eps", [EPS, 0.03, 0.25, 0.25 + 2**-33, 2**-22 - 2**-53, 0.0, 1 / 3, 1e-3, 1e-7, 1e-20, 5.0], ids=str
+)
 def test_equals_the_reference_where_rounding_is_hard(dtype: torch.dtype, eps: float, device: str) -> None:
     """Origins at, near and far below epsilon, of 8 bits, negative, subnormal and of any bits; borders on both sides,
     at powers of two and where a double of epsilon's size is rounded."""
