@@ -206,6 +206,16 @@ NS_HD Octet<accumulate_t<T>> load_octet(const T* p) {
   }
 }
 template <typename T>
+NS_HD Doubles load_doubles(const T* p) {
+#if defined(NS_AVX2)
+  // Half by half from memory: to take registers apart costs more.
+  if constexpr (__is_same(T, float))
+    return {{{(F64)_mm256_cvtps_pd(_mm_loadu_ps(p))}, {(F64)_mm256_cvtps_pd(_mm_loadu_ps(p + kOctet / 2))}}};
+#endif
+  return as_double(load_octet(p));
+}
+
+template <typename T>
 NS_HD void store_octet(T* p, const Octet<accumulate_t<T>>& x) {
   using A = accumulate_t<T>;
   if constexpr (sizeof(T) == sizeof(A)) {

@@ -124,7 +124,7 @@ template <typename T>
 double gradient_peak(const T* gradient, int64_t count) {
   Doubles peak = all_of(0.0);
   by_octets<false>(const_cast<T*>(gradient), gradient, gradient, count,
-                   [&](const T* g, const T*, const T*) { peak = larger(absolute(as_double(load_octet(g))), peak); });
+                   [&](const T* g, const T*, const T*) { peak = larger(absolute(load_doubles(g)), peak); });
   alignas(64) double lanes[kOctet];
   store(lanes, peak);
   return fold<kOctet>(lanes, Largest());
@@ -135,7 +135,7 @@ double gradient_sum(const T* gradient, int64_t count, double peak, bool squares)
   Doubles sum = all_of(0.0);
   const Doubles all = all_of(peak);
   by_octets<false>(const_cast<T*>(gradient), gradient, gradient, count, [&](const T* g, const T*, const T*) {
-    const Doubles size = absolute(scaled<T>(as_double(load_octet(g)), all));
+    const Doubles size = absolute(scaled<T>(load_doubles(g), all));
     sum += squares ? product(size, size) : size;
   });
   return folded(sum);
@@ -143,7 +143,7 @@ double gradient_sum(const T* gradient, int64_t count, double peak, bool squares)
 
 template <typename T>
 NS_HD Doubles change_at(const T* a, const T* g, const T* x, const Doubles& peak, const Doubles& factor) {
-  return change_of<T>(as_double(load_octet(a)), as_double(load_octet(g)), as_double(load_octet(x)), peak, factor);
+  return change_of<T>(load_doubles(a), load_doubles(g), load_doubles(x), peak, factor);
 }
 
 template <typename T>
@@ -193,6 +193,6 @@ template <typename T>
 void add_momentum(T* momentum, const T* gradient, int64_t count, double decay, double peak, double factor) {
   const Doubles kept = all_of(decay), all = all_of(peak), share = all_of(factor);
   by_octets<true>(momentum, gradient, gradient, count, [&](T* m, const T* g, const T*) {
-    store_octet(m, momentum_of<T>(as_double(load_octet(m)), as_double(load_octet(g)), kept, all, share));
+    store_octet(m, momentum_of<T>(load_doubles(m), load_doubles(g), kept, all, share));
   });
 }
