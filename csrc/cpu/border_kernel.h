@@ -17,10 +17,10 @@ NS_HD bool any(Doubts x) { return _mm256_movemask_ps((__m256)x) != 0; }
 NS_HD Doubts not_a_number(VF x) { return (I32)(x.v != x.v); }
 #endif
 
-// Of 29 bits that doubles have and floats lack: those by which sums next to a float are told, and those at one too.
+// Of the 29 bits that floats lack: none of them is set in 1 + the bits of a sum next to a float; of one at it too.
 constexpr int32_t kNextToFloat = 0x1ffffffd, kAtOrNextToFloat = 0x1ffffffc;
 
-// Where 1 + the low word of a sum has none of the bits.
+// Where none of the bits is set in 1 + the low word of a sum.
 NS_HD Doubts near_floats(const Wide<float>& sum, int32_t bits) {
 #if NS_VECTOR_BYTES == 64
   const __m512i low = _mm512_mask_shuffle_epi32((__m512i)sum.v[0].v, 0xaaaa, (__m512i)sum.v[1].v, _MM_PERM_CCAA);

@@ -1,6 +1,6 @@
 // The last pass of the steps in the L2 and the L1 ball for float32 and 16-bit elements, a register of floats at a time:
-// the bits of project_change in math/project.h, in a third of its time. Included inside an instruction set's
-// namespace.
+// the bits of project_change in math/project.h, in half of its time and less. Included inside an instruction
+// set's namespace.
 
 NS_HD VD product(VD a, VD b) { return a * b; }
 
