@@ -72,32 +72,23 @@ NS_HD auto halves(VF x) {
   return _mm256_cvtps_ph((__m256)x.v, kRounding);
 #endif
 }
-template <int kRounding>
-NS_HD VF rounded_to_half(VF x) {
-  const auto bits = halves<kRounding>(x);
-  return load_half(reinterpret_cast<const Half*>(&bits));
+// Rounded to T: _MM_FROUND_TO_NEAREST_INT or _MM_FROUND_TO_NEG_INF.
+template <typename T, int kRounding>
+NS_HD VF rounded(VF x) {
+  if constexpr (sizeof(T) == 4) {
+    return x;
+  } else if constexpr (__is_same(T, BFloat16)) {
+    const I32 bits = (I32)x.v;
+    const I32 up = kRounding == _MM_FROUND_TO_NEG_INF ? (bits >> 31) & 0xffff : 0x7fff + ((bits >> 16) & 1);
+    return {(F32)((bits + up) & ~0xffff)};
+  } else {
+    const auto bits = halves<kRounding>(x);
+    return load_half(reinterpret_cast<const Half*>(&bits));
+  }
 }
-
-// The largest T that is not above.
 template <typename T>
 NS_HD VF rounded_down(VF x) {
-  const I32 bits = (I32)x.v;
-  if constexpr (sizeof(T) == 4)
-    return x;
-  else if constexpr (__is_same(T, BFloat16))
-    return {(F32)((bits + ((bits >> 31) & 0xffff)) & ~0xffff)};
-  else
-    return rounded_to_half<_MM_FROUND_TO_NEG_INF>(x);
-}
-template <typename T>
-NS_HD VF rounded_to_nearest(VF x) {
-  const I32 bits = (I32)x.v;
-  if constexpr (sizeof(T) == 4)
-    return x;
-  else if constexpr (__is_same(T, BFloat16))
-    return {(F32)((bits + 0x7fff + ((bits >> 16) & 1)) & ~0xffff)};
-  else
-    return rounded_to_half<_MM_FROUND_TO_NEAREST_INT>(x);
+  return rounded<T, _MM_FROUND_TO_NEG_INF>(x);
 }
 
 NS_HD Limits<VF, VD> in_registers(const LimitsOf<float>& p) {

@@ -36,11 +36,7 @@ NS_HD bool any_rounded_up(const Wide<float>& origin, const Wide<float>& size, co
     const I64 exact = (I64)(low == 0) & (I64)((sum.v[i] - origin.v[i]).v <= size.v[i].v);
     found |= ~exact & (I64)(((low + 1) & kAtOrNextToFloat) == 0);
   }
-  alignas(64) int64_t lanes[kWidth<double>];
-  store(lanes, found);
-  int64_t all = 0;
-  for (const int64_t lane : lanes) all |= lane;
-  return all != 0;
+  return fold_vector<int64_t>(found, [](auto a, auto b) { return a | b; }) != 0;
 }
 
 // `formula` is called for elements of which a sum does not decide.

@@ -32,7 +32,7 @@ NS_HD void project_registers(T* adversarial, const T* gradient, const T* origin,
   by_registers(
       adversarial, gradient, origin, count,
       [&](VF a, VF g, VF x, Doubts& doubts) __attribute__((always_inline)) {
-        const VF moved = rounded_to_nearest<T>(a + along(g, p.step)), side = moved - x;
+        const VF moved = rounded<T, _MM_FROUND_TO_NEAREST_INT>(a + along(g, p.step)), side = moved - x;
         Wide<float> sum = widen(turned(x, side));
         for (VD& part : sum.v) part += p.epsilon;
         const VF border = float_below<false>(sum);

@@ -205,6 +205,7 @@ NS_HD Octet<accumulate_t<T>> load_octet(const T* p) {
     return value_of<T>(bits);
   }
 }
+
 template <typename T>
 NS_HD Doubles load_doubles(const T* p) {
 #if defined(NS_AVX2)
@@ -229,8 +230,8 @@ NS_HD void store_octet(T* p, const Octet<accumulate_t<T>>& x) {
 #endif
     const Bits8<A> bits = bits_of<T>(x);
 #if defined(NS_AVX2)
-    const __m256i words = (__m256i)bits.v[0];
-    _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+    const __m256i all = (__m256i)bits.v[0];
+    _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
 #else
     alignas(64) int32_t words[kOctet];
     store(words, bits);
