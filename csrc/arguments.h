@@ -42,6 +42,12 @@ inline void check_weights(const Tensor& grad, int64_t channels, const Tensor& be
                   "grad must be ", wide ? "float64" : "float32", " [", channels, "]");
 }
 
+inline void check_loss_gradient(const Tensor& grad, const Tensor& benign) {
+  const bool wide = benign.scalar_type() == ScalarType::Double;
+  STD_TORCH_CHECK(grad.numel() == 1 && grad.scalar_type() == accumulate_type(benign), "grad must be one ",
+                  wide ? "float64" : "float32", " number");
+}
+
 inline Distance distance_named(const std::string& norm) {
   if (norm == "1") return Distance::kL1;
   if (norm == "mse") return Distance::kMeanSquare;

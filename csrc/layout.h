@@ -1,9 +1,8 @@
 // An activation seen as [N, C, S]: N samples, C channels, S positions, with int64 strides in elements.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
+#include "new_tensors.h"
+
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
@@ -12,9 +11,6 @@
 #include <vector>
 
 namespace neurosens {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 struct Layout {
   int64_t samples, channels, positions;
@@ -71,6 +67,7 @@ inline bool same_strides(const Tensor& x, const Tensor& y) {
 // A view with the channel at dimension 1, all others in their order.
 inline Tensor channel_second(const Tensor& x, int64_t channel_dim) {
   if (channel_dim < 0) channel_dim += x.dim();
+  if (channel_dim == 1) return x;
   std::vector<int64_t> order;
   for (int64_t i = 0; i < x.dim(); ++i)
     if (i != channel_dim) order.push_back(i);
@@ -108,8 +105,8 @@ struct Pair {
   Pair(const Tensor& z, const Tensor& z_adv, int64_t channel_dim) : benign(z), adversarial(z_adv) {
     channel_dim = check_pair(z, z_adv, channel_dim);
     if (!same_kind(benign, adversarial, channel_dim)) {
-      benign = torch::stable::contiguous(channel_second(benign, channel_dim));
-      adversarial = torch::stable::contiguous(channel_second(adversarial, channel_dim));
+      benign = as_contiguous(channel_second(benign, channel_dim));
+      adversarial = as_contiguous(channel_second(adversarial, channel_dim));
       channel_dim = 1;
     }
     describe(benign, channel_dim, layout);

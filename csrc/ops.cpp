@@ -27,6 +27,9 @@ STABLE_TORCH_LIBRARY(neurosens_fast, m) {
   m.def(
       "sns_loss(Tensor benign, Tensor adversarial, int k, str norm=\"1\", int channel_dim=1, Tensor? neurons=None) "
       "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "sns_loss_backward(Tensor grad, Tensor neurons, Tensor benign, Tensor adversarial, str norm, int channel_dim, "
+      "bool needs_benign=True, bool needs_adversarial=True) -> (Tensor, Tensor)");
   m.def("topk_neurons(Tensor sensitivity, int k) -> (Tensor, Tensor)");
   m.def(
       "project_step_(Tensor(a!) adversarial, Tensor gradient, Tensor origin, float step_size, float epsilon, "

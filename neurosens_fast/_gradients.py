@@ -58,11 +58,9 @@ def _differentiable(
 # A pair of tensors.
 
 
-def _pair_gradients(ctx: Any, grad: Tensor, benign: Tensor, adversarial: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _pair_gradients(ctx: Any, operator: Any, *tensors: Tensor) -> Gradients:
     needs = ctx.needs_input_grad[:2]
-    gradients = _gradient_of(
-        _ops.neuron_sensitivity_backward.default, grad, benign, adversarial, ctx.norm, ctx.channel_dim, *needs
-    )
+    gradients = _gradient_of(operator, *tensors, ctx.norm, ctx.channel_dim, *needs)
     return gradients[0] if needs[0] else None, gradients[1] if needs[1] else None
 
 
@@ -72,7 +70,7 @@ def _setup_sensitivity(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 
 def _sensitivity_backward(ctx: Any, grad: Tensor) -> Gradients:
-    return *_pair_gradients(ctx, grad, *ctx.saved_tensors), None, None
+    return *_pair_gradients(ctx, _ops.neuron_sensitivity_backward.default, grad, *ctx.saved_tensors), None, None
 
 
 def _setup_sns_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -80,7 +78,6 @@ def _setup_sns_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     _, neurons, sensitivity = output
     ctx.mark_non_differentiable(neurons, sensitivity)
     ctx.set_materialize_grads(False)  # which would write zeros for these two
-    ctx.channels = sensitivity.shape[0]
     ctx.save_for_backward(benign, adversarial, neurons)
 
 
@@ -88,9 +85,8 @@ def _sns_loss_backward(ctx: Any, grad: Tensor | None, *_: None) -> Gradients:
     if grad is None:
         return (None,) * 6
     benign, adversarial, neurons = ctx.saved_tensors
-    chosen = neurons.shape[0]
-    weights = grad.new_zeros(ctx.channels).index_add_(0, neurons, grad.expand(chosen), alpha=1 / chosen)
-    return *_pair_gradients(ctx, weights, benign, adversarial), None, None, None, None
+    operator = _ops.sns_loss_backward.default
+    return *_pair_gradients(ctx, operator, grad, neurons, benign, adversarial), None, None, None, None
 
 
 # A joined batch.
@@ -146,5 +142,10 @@ def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
     raise RuntimeError("neuron sensitivity is differentiable once; its gradient has no derivative")
 
 
-for _name in ("neuron_sensitivity_backward", "paired_sensitivity_backward", "relu_tap_backward"):
+for _name in (
+    "neuron_sensitivity_backward",
+    "paired_sensitivity_backward",
+    "relu_tap_backward",
+    "sns_loss_backward",
+):
     torch.library.register_autograd(f"neurosens_fast::{_name}", _no_second_derivative)

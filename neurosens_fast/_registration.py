@@ -48,6 +48,15 @@ def _(benign: Tensor, adversarial: Tensor, norm: str = "1", channel_dim: int = 1
     return benign.new_empty((benign.shape[channel_dim],), dtype=_accumulation_dtype(benign))
 
 
+def _two_gradients(
+    benign: Tensor, adversarial: Tensor, needs_benign: bool, needs_adversarial: bool
+) -> tuple[Tensor, Tensor]:
+    return (
+        torch.empty_like(benign) if needs_benign else benign.new_empty((0,)),
+        torch.empty_like(adversarial) if needs_adversarial else adversarial.new_empty((0,)),
+    )
+
+
 @torch.library.register_fake(f"{_NAMESPACE}::neuron_sensitivity_backward")
 def _(
     grad: Tensor,
@@ -58,10 +67,7 @@ def _(
     needs_benign: bool = True,
     needs_adversarial: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    return (
-        torch.empty_like(benign) if needs_benign else benign.new_empty((0,)),
-        torch.empty_like(adversarial) if needs_adversarial else adversarial.new_empty((0,)),
-    )
+    return _two_gradients(benign, adversarial, needs_benign, needs_adversarial)
 
 
 def _two_totals(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
@@ -103,6 +109,20 @@ def _(
     sensitivity = benign.new_empty((benign.shape[channel_dim],), dtype=_accumulation_dtype(benign))
     chosen = sensitivity.new_empty((k,), dtype=torch.int64) if neurons is None else torch.empty_like(neurons)
     return sensitivity.new_empty(()), chosen, sensitivity
+
+
+@torch.library.register_fake(f"{_NAMESPACE}::sns_loss_backward")
+def _(
+    grad: Tensor,
+    neurons: Tensor,
+    benign: Tensor,
+    adversarial: Tensor,
+    norm: str,
+    channel_dim: int,
+    needs_benign: bool = True,
+    needs_adversarial: bool = True,
+) -> tuple[Tensor, Tensor]:
+    return _two_gradients(benign, adversarial, needs_benign, needs_adversarial)
 
 
 @torch.library.register_fake(f"{_NAMESPACE}::topk_neurons")
@@ -185,6 +205,7 @@ for _name in (
     "relu_tap_",
     "relu_tap_backward",
     "sns_loss",
+    "sns_loss_backward",
     "topk_neurons",
     "project_step_",
     "momentum_step_",

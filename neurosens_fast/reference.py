@@ -275,6 +275,22 @@ def sns_loss(
     return distances[neurons].mean(dtype=torch.float64).to(distances.dtype), neurons, sensitivity
 
 
+def sns_loss_backward(
+    grad: Tensor,
+    neurons: Tensor,
+    benign: Tensor,
+    adversarial: Tensor,
+    norm: int | str,
+    channel_dim: int,
+    needs_benign: bool = True,
+    needs_adversarial: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the loss of :func:`sns_loss` for ``grad`` ``[]``; a neuron chosen twice counts twice."""
+    share = grad.expand(len(neurons)) / len(neurons)
+    weights = grad.new_zeros(benign.shape[channel_dim]).index_add(0, neurons, share)
+    return neuron_sensitivity_backward(weights, benign, adversarial, norm, channel_dim, needs_benign, needs_adversarial)
+
+
 def topk_neurons(sensitivity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The ``k`` largest of ``[C]`` in descending order; ties go to the lowest index, NaN is largest."""
     values, indices = torch.sort(sensitivity, descending=True, stable=True)

@@ -1,6 +1,8 @@
 // Mean distances of every neuron and their gradients on the CPU.
 #include "distances.h"
 
+#include "large_memory.h"
+
 #include <memory>
 
 namespace neurosens {
@@ -220,7 +222,7 @@ class GradientWriter {
 
 Means mean_distances(const Pair& pair, Distance distance, Pair* relu) {
   const std::vector<int64_t> size = {pair.layout.channels};
-  const auto empty = [&] { return torch::stable::new_empty(pair.benign, size, accumulate_type(pair.benign)); };
+  const auto empty = [&] { return new_tensor(pair.benign, size, accumulate_type(pair.benign)); };
   Means means = {empty(), empty()};
   with_element_type(pair.benign, "benign", [&](auto* type) {
     write_means<std::remove_pointer_t<decltype(type)>>(pair, distance, relu, means);
@@ -249,16 +251,16 @@ void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adv
   const bool direct = all_rows || all_columns;
   GradientTarget out = to_benign, out_adv = to_adversarial;
   if (!direct) {
-    z = torch::stable::contiguous(z), z_adv = torch::stable::contiguous(z_adv);
+    z = as_contiguous(z), z_adv = as_contiguous(z_adv);
     for (GradientTarget* to : {&out, &out_adv}) {
-      if (to->grad) to->grad = torch::stable::empty_like(z), to->zero = false;
-      if (to->base) to->base = torch::stable::contiguous(*to->base);
+      if (to->grad) to->grad = new_like(z), to->zero = false;
+      if (to->base) to->base = as_contiguous(*to->base);
     }
   }
   Pair pair(z, z_adv, 1);
   if (direct) pair.by_rows = all_rows;
   check_weights(grad, pair.layout.channels, benign);
-  const Tensor weights = torch::stable::contiguous(grad);
+  const Tensor weights = as_contiguous(grad);
   with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     GradientWriter<T>(static_cast<const accumulate_t<T>*>(weights.const_data_ptr()), pair, out, out_adv, distance)
@@ -267,6 +269,20 @@ void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adv
   if (direct) return;
   if (out.grad) torch::stable::copy_(*to_benign.grad, *out.grad);
   if (out_adv.grad) torch::stable::copy_(*to_adversarial.grad, *out_adv.grad);
+}
+
+std::tuple<Tensor, Tensor> new_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adversarial,
+                                         Distance distance, int64_t channel_dim, bool needs_benign,
+                                         bool needs_adversarial) {
+  const auto target = [](const Tensor& x, bool needed) {
+    if (!needed) return GradientTarget{};
+    const LargeTensor out = large_empty_like(x);
+    return GradientTarget{out.tensor, std::nullopt, false, out.zero};
+  };
+  const GradientTarget to = target(benign, needs_benign), to_adv = target(adversarial, needs_adversarial);
+  write_gradients(grad, benign, adversarial, to, to_adv, distance, channel_dim);
+  const auto nothing = [&] { return new_tensor(benign, {0}); };
+  return {to.grad ? *to.grad : nothing(), to_adv.grad ? *to_adv.grad : nothing()};
 }
 
 }  // namespace neurosens

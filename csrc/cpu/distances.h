@@ -4,6 +4,7 @@
 #include "support.h"
 
 #include <optional>
+#include <tuple>
 
 namespace neurosens {
 
@@ -26,5 +27,10 @@ struct GradientTarget {
 // Gradients of the mean distances for the incoming `grad` [C]. A neuron whose `grad` is 0 is not read.
 void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adversarial, GradientTarget to_benign,
                      GradientTarget to_adversarial, Distance distance, int64_t channel_dim);
+
+// New tensors of these gradients; an empty one where none is needed.
+std::tuple<Tensor, Tensor> new_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adversarial,
+                                         Distance distance, int64_t channel_dim, bool needs_benign,
+                                         bool needs_adversarial);
 
 }  // namespace neurosens

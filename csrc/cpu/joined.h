@@ -42,12 +42,12 @@ void with_relu(const Tensor& pair, const Tensor& out, int64_t channel_dim, Use&&
     }
     return use(activations, relu);
   }
-  Tensor dense = torch::stable::empty_like(pair), from = pair, to = out;
+  Tensor dense = new_like(pair), from = pair, to = out;
   if (!is_readable(Halves(dense).benign, channel_dim)) {
     from = channel_second(pair, channel_dim), to = channel_second(out, channel_dim), channel_dim = 1;
     std::vector<int64_t> sizes;
     for (int64_t i = 0; i < from.dim(); ++i) sizes.push_back(from.size(i));
-    dense = torch::stable::new_empty(pair, sizes);
+    dense = new_tensor(pair, sizes);
   }
   torch::stable::copy_(dense, from);
   const Halves parts(dense);

@@ -3,8 +3,6 @@
 // then pays two faults for every page, and the second one stops all threads.
 #include "large_memory.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <cstdint>
 #include <cstring>
 
@@ -57,8 +55,8 @@ bool fetch_zeros(char*, int64_t) { return false; }
 
 }  // namespace
 
-LargeTensor large_empty_like(const torch::stable::Tensor& x) {
-  torch::stable::Tensor out = torch::stable::empty_like(x);
+LargeTensor large_empty_like(const Tensor& x) {
+  Tensor out = new_like(x);
   const int64_t bytes = out.numel() * int64_t(out.element_size());
   const bool zero = fetch_zeros(static_cast<char*>(out.mutable_data_ptr()), bytes);
   return {out, zero};

@@ -19,15 +19,7 @@ std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const
                                                        bool needs_benign, bool needs_adversarial) {
   const Distance distance = distance_named(norm);
   check_pair(benign, adversarial, channel_dim);
-  const auto target = [](const Tensor& x, bool needed) {
-    if (!needed) return GradientTarget{};
-    const LargeTensor out = large_empty_like(x);
-    return GradientTarget{out.tensor, std::nullopt, false, out.zero};
-  };
-  const GradientTarget to = target(benign, needs_benign), to_adv = target(adversarial, needs_adversarial);
-  write_gradients(grad, benign, adversarial, to, to_adv, distance, channel_dim);
-  const auto nothing = [&] { return torch::stable::new_empty(benign, std::vector<int64_t>{0}); };
-  return {to.grad ? *to.grad : nothing(), to_adv.grad ? *to_adv.grad : nothing()};
+  return new_gradients(grad, benign, adversarial, distance, channel_dim, needs_benign, needs_adversarial);
 }
 
 std::tuple<Tensor, Tensor> paired_sensitivity(const Tensor& pair, std::string norm, int64_t channel_dim, bool) {

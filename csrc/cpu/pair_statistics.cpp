@@ -14,8 +14,7 @@ namespace {
 Tensor pair_statistics(const Tensor& benign, const Tensor& adversarial, int64_t channel_dim) {
   const Pair pair(benign, adversarial, channel_dim);
   const Layout& shape = pair.layout;
-  Tensor out = torch::stable::new_empty(benign, std::vector<int64_t>{shape.samples, shape.channels, kRowCount},
-                                        accumulate_type(benign));
+  Tensor out = new_tensor(benign, {shape.samples, shape.channels, kRowCount}, accumulate_type(benign));
   with_element_type(benign, "benign", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     using A = accumulate_t<T>;

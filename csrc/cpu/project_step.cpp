@@ -114,7 +114,7 @@ std::vector<Tensor> readable(const std::vector<Tensor>& tensors, size_t mutated,
   if (!copied) return tensors;
   std::vector<Tensor> copies;
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const Tensor x = torch::stable::contiguous(tensors[i]);
+    const Tensor x = as_contiguous(tensors[i]);
     copies.push_back(i < mutated ? torch::stable::clone(x) : x);
   }
   return copies;

@@ -27,7 +27,7 @@ Tensor read_bytes(const Tensor& benign, const Tensor& adversarial) {
   });
   uint64_t total = 0;
   for (const uint64_t x : partial) total ^= x;
-  Tensor out = torch::stable::new_empty(benign, std::vector<int64_t>{1}, ScalarType::Long);
+  Tensor out = new_tensor(benign, {1}, ScalarType::Long);
   *static_cast<int64_t*>(out.mutable_data_ptr()) = int64_t(total);
   return out;
 }

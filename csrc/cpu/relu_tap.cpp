@@ -19,7 +19,7 @@ Means measure_relu(const Tensor& pair, const Tensor& out, const std::string& nor
 }
 
 std::tuple<Tensor, Tensor, Tensor> relu_tap(const Tensor& pair, std::string norm, int64_t channel_dim, bool) {
-  const Tensor out = torch::stable::empty_like(pair);
+  const Tensor out = new_like(pair);
   const Means means = measure_relu(pair, out, norm, channel_dim);
   return {out, means.distances, means.sensitivity};
 }

@@ -1,5 +1,5 @@
 // The SNS loss of one layer on the CPU: one read of both activations gives sensitivities, choice and loss.
-// Its gradient is that of neuron_sensitivity for the chosen neurons.
+// Its gradient is that of the distances of the chosen neurons.
 #include "distances.h"
 #include "topk.h"
 
@@ -20,7 +20,7 @@ A mean_of(const A* distances, const std::vector<int64_t>& neurons) {
 
 std::vector<int64_t> checked_neurons(const Tensor& neurons, int64_t channels) {
   STD_TORCH_CHECK(neurons.scalar_type() == ScalarType::Long && neurons.dim() == 1, "neurons must be int64 [k]");
-  const Tensor dense = torch::stable::contiguous(neurons);
+  const Tensor dense = as_contiguous(neurons);
   const int64_t* first = static_cast<const int64_t*>(dense.const_data_ptr());
   const std::vector<int64_t> chosen(first, first + dense.numel());
   for (int64_t c : chosen)
@@ -36,7 +36,7 @@ std::tuple<Tensor, Tensor, Tensor> sns_loss(const Tensor& benign, const Tensor& 
   std::vector<int64_t> chosen;
   if (neurons) chosen = checked_neurons(*neurons, channels);
   const Means means = mean_distances(pair, distance_named(norm));
-  Tensor loss = torch::stable::new_empty(means.distances, std::vector<int64_t>{});
+  Tensor loss = new_tensor(means.distances, {});
   with_element_type(means.distances, "distances", [&](auto* type) {
     using A = std::remove_pointer_t<decltype(type)>;
     if constexpr (sizeof(A) >= sizeof(float)) {
@@ -45,13 +45,36 @@ std::tuple<Tensor, Tensor, Tensor> sns_loss(const Tensor& benign, const Tensor& 
           mean_of(static_cast<const A*>(means.distances.const_data_ptr()), chosen);
     }
   });
-  Tensor indices =
-      torch::stable::new_empty(means.distances, std::vector<int64_t>{int64_t(chosen.size())}, ScalarType::Long);
+  Tensor indices = new_tensor(means.distances, {int64_t(chosen.size())}, ScalarType::Long);
   std::copy(chosen.begin(), chosen.end(), static_cast<int64_t*>(indices.mutable_data_ptr()));
   return {loss, indices, means.sensitivity};
+}
+
+std::tuple<Tensor, Tensor> sns_loss_backward(const Tensor& grad, const Tensor& neurons, const Tensor& benign,
+                                             const Tensor& adversarial, std::string norm, int64_t channel_dim,
+                                             bool needs_benign, bool needs_adversarial) {
+  const Distance distance = distance_named(norm);
+  check_pair(benign, adversarial, channel_dim);
+  check_loss_gradient(grad, benign);
+  const int64_t channels = benign.size(channel_dim);
+  const std::vector<int64_t> chosen = checked_neurons(neurons, channels);
+  Tensor weights = new_tensor(grad, {channels});
+  with_element_type(grad, "grad", [&](auto* type) {
+    using A = std::remove_pointer_t<decltype(type)>;
+    if constexpr (sizeof(A) >= sizeof(float)) {
+      A* weight = static_cast<A*>(weights.mutable_data_ptr());
+      std::fill_n(weight, channels, A(0));
+      const A share = *static_cast<const A*>(grad.const_data_ptr()) * A(1 / double(chosen.size()));
+      for (int64_t c : chosen) weight[c] += share;
+    }
+  });
+  return new_gradients(weights, benign, adversarial, distance, channel_dim, needs_benign, needs_adversarial);
 }
 
 }  // namespace
 }  // namespace neurosens
 
-STABLE_TORCH_LIBRARY_IMPL(neurosens_fast, CPU, m) { m.impl("sns_loss", TORCH_BOX(&neurosens::sns_loss)); }
+STABLE_TORCH_LIBRARY_IMPL(neurosens_fast, CPU, m) {
+  m.impl("sns_loss", TORCH_BOX(&neurosens::sns_loss));
+  m.impl("sns_loss_backward", TORCH_BOX(&neurosens::sns_loss_backward));
+}

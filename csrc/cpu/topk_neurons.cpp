@@ -12,9 +12,9 @@ std::tuple<Tensor, Tensor> topk_neurons(const Tensor& sensitivity, int64_t k) {
   STD_TORCH_CHECK(sensitivity.dim() == 1, "sensitivity must be [C], got ", sensitivity.dim(), " dimensions");
   const int64_t channels = sensitivity.size(0);
   STD_TORCH_CHECK(k >= 0 && k <= channels, "k must be between 0 and ", channels, ", got ", k);
-  const Tensor in = torch::stable::contiguous(sensitivity);
-  Tensor values = torch::stable::new_empty(in, std::vector<int64_t>{k});
-  Tensor indices = torch::stable::new_empty(in, std::vector<int64_t>{k}, ScalarType::Long);
+  const Tensor in = as_contiguous(sensitivity);
+  Tensor values = new_tensor(in, {k});
+  Tensor indices = new_tensor(in, {k}, ScalarType::Long);
   with_element_type(in, "sensitivity", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const T* x = static_cast<const T*>(in.const_data_ptr());

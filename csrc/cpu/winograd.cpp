@@ -24,7 +24,7 @@ Tensor winograd_weight(const Tensor& weight, bool transposed) {
   const int64_t out_stride = weight.stride(transposed ? 1 : 0), in_stride = weight.stride(transposed ? 0 : 1);
   const int64_t down = weight.stride(2), across = weight.stride(3);
   const int64_t panels = divide_up(out, kWinogradPanel);
-  Tensor packed = torch::stable::new_empty(weight, std::vector<int64_t>{panels, in, 9, kWinogradPanel});
+  Tensor packed = new_tensor(weight, {panels, in, 9, kWinogradPanel});
   const float* from = static_cast<const float*>(weight.const_data_ptr());
   float* to = static_cast<float*>(packed.mutable_data_ptr());
   parallel_tasks(panels, packed.numel(), [&](int64_t panel) {
@@ -95,9 +95,9 @@ Tensor winograd_convolution(const Tensor& images, const Tensor& weight, std::opt
       "weight must come from winograd_weight, for ", images.size(1), " input and ", channels, " output channels");
   STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == channels && bias->scalar_type() == ScalarType::Float),
                   "bias must be float32 [", channels, "]");
-  const Tensor dense = torch::stable::contiguous(torch::stable::permute(images, {0, 2, 3, 1}));
-  const Tensor packed = torch::stable::contiguous(weight);
-  if (bias) bias = torch::stable::contiguous(*bias);
+  const Tensor dense = as_contiguous(torch::stable::permute(images, {0, 2, 3, 1}));
+  const Tensor packed = as_contiguous(weight);
+  if (bias) bias = as_contiguous(*bias);
   Tensor out =
       torch::stable::empty({dense.size(0), channels, dense.size(1), dense.size(2)}, images.scalar_type(), std::nullopt,
                            images.device(), std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);

@@ -21,7 +21,7 @@ void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adv
   check_device(grad, benign, "grad");
   check_weights(grad, benign.size(channel_dim), benign);
   if (!to_benign.defined() && !to_adversarial.defined()) return;
-  const Tensor weights = torch::stable::contiguous(grad);
+  const Tensor weights = as_contiguous(grad);
   const auto channel_second_of = [&](const Tensor& x) { return x.defined() ? channel_second(x, channel_dim) : x; };
   const Tensor targets[] = {channel_second_of(to_benign), channel_second_of(to_adversarial)};
   with_element_type(benign, "benign", [&](auto* type) {
@@ -39,7 +39,7 @@ void write_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adv
       shape.columns = shape.positions <= 1;  // single positions lie alike either way
       z = contiguous_copy(z), z_adv = contiguous_copy(z_adv);
       for (Tensor& x : to)
-        if (x.defined()) x = torch::stable::empty_like(z);
+        if (x.defined()) x = new_like(z);
     }
     const auto written = [](Tensor& x) { return x.defined() ? mutable_data<T>(x) : nullptr; };
     const Scratch<GradientScratch<T>> scratch(benign, shape, distance);
@@ -58,13 +58,7 @@ Tensor neuron_sensitivity(const Tensor& benign, const Tensor& adversarial, std::
 std::tuple<Tensor, Tensor> neuron_sensitivity_backward(const Tensor& grad, const Tensor& benign,
                                                        const Tensor& adversarial, std::string norm, int64_t channel_dim,
                                                        bool needs_benign, bool needs_adversarial) {
-  Tensor to_benign, to_adversarial;
-  if (needs_benign) to_benign = torch::stable::empty_like(benign);
-  if (needs_adversarial) to_adversarial = torch::stable::empty_like(adversarial);
-  write_gradients(grad, benign, adversarial, distance_named(norm), channel_dim, to_benign, to_adversarial);
-  if (!needs_benign) to_benign = new_tensor(benign, {0}, benign.scalar_type());
-  if (!needs_adversarial) to_adversarial = new_tensor(adversarial, {0}, adversarial.scalar_type());
-  return {to_benign, to_adversarial};
+  return new_gradients(grad, benign, adversarial, distance_named(norm), channel_dim, needs_benign, needs_adversarial);
 }
 
 std::tuple<Tensor, Tensor> paired_sensitivity(const Tensor& pair, std::string norm, int64_t channel_dim, bool) {
@@ -76,7 +70,7 @@ std::tuple<Tensor, Tensor> paired_sensitivity(const Tensor& pair, std::string no
 Tensor paired_sensitivity_backward(const Tensor& grad, const Tensor& pair, std::string norm, int64_t channel_dim,
                                    bool detach_benign) {
   const Halves half(pair);
-  const Tensor gradient = torch::stable::empty_like(pair);
+  const Tensor gradient = new_like(pair);
   Halves to(gradient);
   write_gradients(grad, half.benign, half.adversarial, distance_named(norm), channel_dim,
                   detach_benign ? Tensor() : to.benign, to.adversarial);
@@ -101,6 +95,18 @@ Sensitivities sensitivities(const Pair& pair, Distance distance) {
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return out;
+}
+
+std::tuple<Tensor, Tensor> new_gradients(const Tensor& grad, const Tensor& benign, const Tensor& adversarial,
+                                         Distance distance, int64_t channel_dim, bool needs_benign,
+                                         bool needs_adversarial) {
+  Tensor to_benign, to_adversarial;
+  if (needs_benign) to_benign = new_like(benign);
+  if (needs_adversarial) to_adversarial = new_like(adversarial);
+  write_gradients(grad, benign, adversarial, distance, channel_dim, to_benign, to_adversarial);
+  if (!needs_benign) to_benign = new_tensor(benign, {0}, benign.scalar_type());
+  if (!needs_adversarial) to_adversarial = new_tensor(adversarial, {0}, adversarial.scalar_type());
+  return {to_benign, to_adversarial};
 }
 
 }  // namespace neurosens::cuda

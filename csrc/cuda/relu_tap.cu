@@ -41,7 +41,7 @@ Sensitivities tap(const Tensor& pair, const Tensor& out, const std::string& norm
 }
 
 std::tuple<Tensor, Tensor, Tensor> relu_tap(const Tensor& pair, std::string norm, int64_t channel_dim, bool) {
-  Tensor out = torch::stable::empty_like(pair);
+  Tensor out = new_like(pair);
   const bool alike = same_strides(pair, out);
   if (!alike) torch::stable::copy_(out, pair);
   const Sensitivities found = tap(alike ? pair : out, out, norm, channel_dim);
@@ -63,7 +63,7 @@ Tensor relu_tap_backward(const Tensor& grad_out, const Tensor& grad, const Tenso
   check_device(grad, out, "grad");
   check_weights(grad, out.size(channel_dim), out);
   const Distance distance = distance_named(norm);
-  const Tensor weights = torch::stable::contiguous(grad), gradient = torch::stable::empty_like(out);
+  const Tensor weights = as_contiguous(grad), gradient = new_like(out);
   with_element_type(out, "out", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     Tensor x = channel_second(out, channel_dim), target = channel_second(gradient, channel_dim), to = target;
@@ -74,11 +74,11 @@ Tensor relu_tap_backward(const Tensor& grad_out, const Tensor& grad, const Tenso
     const bool direct = (shape.columns || meet({x, to}, false)) && take_packs<T>({x}, shape);
     if (!direct) {
       shape.columns = shape.positions <= 1;  // single positions lie alike either way
-      x = contiguous_copy(x), to = torch::stable::empty_like(x);
+      x = contiguous_copy(x), to = new_like(x);
     }
     if (!meet({incoming}, shape.columns)) {
       const Tensor other = incoming;
-      incoming = torch::stable::empty_like(x);
+      incoming = new_like(x);
       torch::stable::copy_(incoming, other);
     }
     const Scratch<GradientScratch<T>> scratch(out, shape, distance);

@@ -1,4 +1,4 @@
-// The mean distance of chosen neurons: what the similarity loss makes of the distances [C].
+// The mean distance of chosen neurons, what the similarity loss makes of the distances [C], and its gradient.
 #pragma once
 
 #include "launch.cuh"
@@ -38,6 +38,29 @@ void mean_of_neurons(const A* distances,      // [C]
                      A* loss,                 // [1]
                      int64_t channels, int64_t k, cudaStream_t stream) {
   NS_LAUNCH((mean_of_neurons_kernel<A>), 1, kThreads, stream, distances, neurons, copy, loss, channels, k);
+}
+
+// One block. All that is added to a neuron is alike, so the order of additions changes nothing. A neuron out of range
+// has no gradient.
+template <typename A>
+__global__ void __launch_bounds__(kThreads) weights_of_neurons_kernel(const A* grad,           // [1]
+                                                                      const int64_t* neurons,  // [k]
+                                                                      A* weights,              // [C]
+                                                                      int64_t channels, int64_t k) {
+  for (int64_t c = threadIdx.x; c < channels; c += kThreads) weights[c] = 0;
+  __syncthreads();
+  const A share = *grad * A(1 / double(k));
+  for (int64_t i = threadIdx.x; i < k; i += kThreads)
+    if (const int64_t c = neurons[i]; c >= 0 && c < channels) atomicAdd(weights + c, share);
+}
+
+// The gradient of each distance for that of the mean: a share for every time that a neuron was chosen.
+template <typename A>
+void weights_of_neurons(const A* grad,           // [1]
+                        const int64_t* neurons,  // [k]
+                        A* weights,              // [C]
+                        int64_t channels, int64_t k, cudaStream_t stream) {
+  NS_LAUNCH((weights_of_neurons_kernel<A>), 1, kThreads, stream, grad, neurons, weights, channels, k);
 }
 
 }  // namespace neurosens

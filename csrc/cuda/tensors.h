@@ -33,10 +33,6 @@ T* mutable_data(Tensor& x) {
   return static_cast<T*>(x.mutable_data_ptr());
 }
 
-inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType type) {
-  return torch::stable::new_empty(like, sizes, type);
-}
-
 // Contiguous memory of its own, whatever x is a view of.
 inline Tensor contiguous_copy(const Tensor& x) {
   std::vector<int64_t> sizes;

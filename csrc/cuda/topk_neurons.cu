@@ -10,7 +10,7 @@ std::tuple<Tensor, Tensor> topk_neurons(const Tensor& sensitivity, int64_t k) {
   const int64_t channels = sensitivity.size(0);
   STD_TORCH_CHECK(k >= 0 && k <= channels, "k must be between 0 and ", channels, ", got ", k);
   const Device device(sensitivity);
-  const Tensor in = torch::stable::contiguous(sensitivity);
+  const Tensor in = as_contiguous(sensitivity);
   Tensor values = new_tensor(in, {k}, in.scalar_type()), indices = new_tensor(in, {k}, ScalarType::Long);
   with_element_type(in, "sensitivity", [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;

@@ -29,6 +29,7 @@ OPERATORS = [
     "relu_tap_",
     "relu_tap_backward",
     "sns_loss",
+    "sns_loss_backward",
 ]
 ON_CPU_ONLY = ["winograd_weight", "winograd_convolution"]
 

@@ -14,6 +14,7 @@ enum class Op : int64_t {
   kReluTap,
   kReluTapBackward,
   kMeanOfNeurons,
+  kWeightsOfNeurons,
   kTopk,
   kProject,
   kProjectBall,

@@ -241,3 +241,9 @@ template <typename T>
 inline T __ldg(const T* p) {
   return *p;
 }
+template <typename T>
+inline T atomicAdd(T* p, T value) {
+  const T before = *p;
+  *p = before + value;
+  return before;
+}

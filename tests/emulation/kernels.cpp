@@ -183,6 +183,12 @@ Outputs run(const Case& request) {
                       loss.as<A>(), shape.channels, int64_t(bytes / sizeof(int64_t)), nullptr);
       return {loss.take(), copy.take()};
     }
+    case Op::kWeightsOfNeurons: {
+      const int64_t k = int64_t(request.input[1].storage.size() / sizeof(int64_t));
+      Buffer weights(channels * a);
+      weights_of_neurons(inputs[0]->as<A>(), inputs[1]->as<int64_t>(), weights.as<A>(), shape.channels, k, nullptr);
+      return {weights.take()};
+    }
     case Op::kTopk: {
       Buffer values(size_t(request.argument) * t), indices(size_t(request.argument) * sizeof(int64_t));
       topk_neurons(view(0).data, values.as<T>(), indices.as<int64_t>(), shape.channels, request.argument, nullptr);

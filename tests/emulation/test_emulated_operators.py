@@ -134,6 +134,14 @@ def test_gradients(ops: Any, given: Given, norm: int | str) -> None:
         for gradient, expected, like, needed in zip(got, wanted, (z, second), needs, strict=True):
             given.check(gradient, expected, rounded=True)
             assert not needed or same_layout(gradient, torch.empty_like(like))
+    if given.channels:
+        loss_gradient, neurons = given.grad[:1], torch.tensor([given.channels - 1, 0, 0])
+        weighted = loss_gradient, neurons, z, z_adv, str(norm), given.channel_dim
+        wide = loss_gradient.double(), neurons, z.double(), z_adv.double(), norm, given.channel_dim
+        for gradient, expected in zip(
+            ops.sns_loss_backward(*weighted), reference.sns_loss_backward(*wide), strict=True
+        ):
+            given.check(gradient, expected, rounded=True)
     for detach in (False, True):
         gradient = ops.paired_sensitivity_backward(given.grad, given.pair, str(norm), given.channel_dim, detach)
         expected = reference.paired_sensitivity_backward(

@@ -283,3 +283,23 @@ def test_mean_of_neurons() -> None:
     for (loss, copy), (mean, neurons) in zip(harness.run(cases), expected, strict=True):
         torch.testing.assert_close(loss.double(), mean, rtol=torch.finfo(loss.dtype).eps * 4, atol=0, equal_nan=True)
         assert torch.equal(copy, neurons)
+
+
+def test_weights_of_neurons() -> None:
+    """What the gradient of the mean gives each distance: a neuron chosen twice gets twice, one out of range nothing."""
+    generator = torch.Generator().manual_seed(6)
+    cases, expected = [], []
+    for dtype, (channels, k) in itertools.product(DTYPES[:2], [(1, 1), (9, 5), (300, 257), (700, 3), (40, 1000)]):
+        neurons = torch.randint(0, channels, (k,), generator=generator)
+        for wrong in (None, -1, channels, 2**62):
+            grad = torch.randn(1, dtype=dtype, generator=generator)
+            weights = grad.new_zeros(channels).index_add_(0, neurons, grad.expand(k), alpha=1 / k)
+            given = neurons
+            if wrong is not None:
+                given = torch.cat((neurons, torch.tensor([wrong])))
+                weights = grad.new_zeros(channels).index_add_(0, neurons, grad.expand(k), alpha=1 / (k + 1))
+            cases.append(Case("weights_of_neurons", [grad, given], answers=[(dtype, (channels,))]))
+            cases[-1].shape = (1, channels, 1, True)
+            expected.append(weights)
+    for (weights,), wanted in zip(harness.run(cases), expected, strict=True):
+        assert torch.equal(weights, wanted)

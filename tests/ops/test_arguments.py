@@ -131,6 +131,7 @@ def test_clear_errors(
         function(*arguments)
 
 
+CHOSEN = torch.tensor([0, 0])
 CPP: list[tuple[str, tuple[Any, ...], str]] = [
     ("pair_statistics", (Z, Z[:1], 1), "differ in size at dimension 0"),
     ("pair_statistics", (Z, Z.double(), 1), "one shape and dtype"),
@@ -148,6 +149,11 @@ CPP: list[tuple[str, tuple[Any, ...], str]] = [
     ("neuron_sensitivity_backward", (Z[0, 0], Z, Z, "1", 1), r"grad must be float32 \[3\]"),
     ("sns_loss", (Z, Z, 0, "1", 1, None), "k must be between 1 and 3, got 0"),
     ("sns_loss", (Z, Z, 1, "1", 1, torch.tensor([7])), "neurons must lie between 0 and 2, got 7"),
+    ("sns_loss_backward", (Z[0, 0], CHOSEN, Z, Z, "1", 1), "grad must be one float32 number"),
+    ("sns_loss_backward", (Z[0, 0, 0].double(), CHOSEN, Z, Z, "1", 1), "grad must be one float32 number"),
+    ("sns_loss_backward", (Z[0, 0, 0], CHOSEN + 3, Z, Z, "1", 1), "neurons must lie between 0 and 2, got 3"),
+    ("sns_loss_backward", (Z[0, 0, 0], CHOSEN.int(), Z, Z, "1", 1), "neurons must be int64"),
+    ("sns_loss_backward", (Z[0, 0, 0], CHOSEN, Z, Z[:1], "1", 1), "differ in size at dimension 0"),
     ("paired_sensitivity", (Z[:1], "1", 1, False), "got an odd batch of 1"),
     ("paired_sensitivity_backward", (Z[0, 0], Z, "1", 1, False), r"grad must be float32 \[3\]"),
     ("relu_tap", (Z, "1", 0, False), "sample dimension"),

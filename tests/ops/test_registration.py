@@ -35,6 +35,7 @@ def test_opcheck(case: Case, dtype: torch.dtype, device: str) -> None:
         (OPERATORS.pair_statistics, (z, z_adv, dim)),
         (OPERATORS.accumulate_pair_statistics_, (sums, maxima, z, z_adv, dim)),
         (OPERATORS.neuron_sensitivity_backward, (grad, z, z_adv, "l2", dim)),
+        (OPERATORS.sns_loss_backward, (grad.sum(), torch.tensor([2, 0], device=device), z, z_adv, "mse", dim)),
         (OPERATORS.topk_neurons, (grad, 2)),
         *((OPERATORS.project_step_, (z.clone(), z_adv, z, 0.1, 0.2, norm)) for norm in ops.BALLS),
         (OPERATORS.momentum_step_, (z.clone(), z.clone(), z_adv, z, 0.1, 0.2, 0.9)),
@@ -170,6 +171,7 @@ def test_other_devices_run_the_reference() -> None:
             ("relu_tap_backward", (joined, grad, joined.relu(), norm, 1, False)),
             ("sns_loss", (z, z_adv, 2, norm, 1, None)),
             ("sns_loss", (z, z_adv, 1, norm, 1, torch.tensor([2]))),
+            ("sns_loss_backward", (grad[0], torch.tensor([2, 0, 2]), z, z_adv, norm, 1)),
         ]
     for name, arguments in calls:
         results = []

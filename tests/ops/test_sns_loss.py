@@ -122,6 +122,21 @@ def test_fixed_neurons(device: str) -> None:
     torch.testing.assert_close(gradient, wanted)
 
 
+@pytest.mark.parametrize("norm", ops.NORMS)
+def test_a_neuron_chosen_twice_counts_twice(norm: int | str, device: str) -> None:
+    z, z_adv = make_pair(Case("", (3, 5, 6)), torch.float64, device)
+    neurons = torch.tensor([4, 1, 4, 4], device=device)
+    gradients = []
+    for loss in (
+        lambda z, z_adv: ops.sns_loss(z, z_adv, None, norm, neurons=neurons).loss,
+        lambda z, z_adv: reference.sns_loss(z, z_adv, 4, norm, 1, neurons)[0],
+    ):
+        leaves = [x.detach().requires_grad_() for x in (z, z_adv)]
+        gradients.append(torch.autograd.grad(loss(*leaves), leaves))
+    for ours, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-12)
+
+
 def test_the_gradient_of_nothing_is_zero(device: str) -> None:
     """No change for the norms of the change, zero rows for the cosine: 0, as documented."""
     z = torch.randn(3, 4, 6, device=device).index_fill(1, torch.tensor([1], device=device), 0.0).requires_grad_()
