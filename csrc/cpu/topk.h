@@ -4,22 +4,34 @@
 #include "support.h"
 
 #include <algorithm>
-#include <numeric>
+#include <utility>
 #include <vector>
 
 namespace neurosens {
 
+// The bits of x as an integer that is the lower, the larger x is; 0 for NaN, the same for both zeros.
+inline uint32_t descending(float x) {
+  if (is_nan(x)) return 0;
+  const uint32_t bits = bit_copy<uint32_t>(x + 0.0f);
+  return bits >> 31 ? bits : ~(bits | uint32_t(1) << 31);
+}
+inline uint64_t descending(double x) {
+  if (is_nan(x)) return 0;
+  const uint64_t bits = bit_copy<uint64_t>(x + 0.0);
+  return bits >> 63 ? bits : ~(bits | uint64_t(1) << 63);
+}
+
 // Indices of the k largest of x [channels], descending.
 template <typename T>
 std::vector<int64_t> largest_first(const T* x, int64_t channels, int64_t k) {
-  std::vector<int64_t> order(static_cast<size_t>(channels));
-  std::iota(order.begin(), order.end(), 0);
-  std::partial_sort(order.begin(), order.begin() + k, order.end(), [x](int64_t a, int64_t b) {
-    const auto u = to_float(x[a]), v = to_float(x[b]);
-    if (is_nan(u) != is_nan(v)) return is_nan(u);
-    return u > v || (!(u < v) && a < b);
-  });
-  order.resize(static_cast<size_t>(k));
+  std::vector<std::pair<decltype(descending(to_float(*x))), int64_t>> keys;
+  keys.reserve(size_t(channels));
+  for (int64_t c = 0; c < channels; ++c) keys.emplace_back(descending(to_float(x[c])), c);
+  std::nth_element(keys.begin(), keys.begin() + k, keys.end());
+  std::sort(keys.begin(), keys.begin() + k);
+  std::vector<int64_t> order;
+  order.reserve(size_t(k));
+  for (int64_t i = 0; i < k; ++i) order.push_back(keys[size_t(i)].second);
   return order;
 }
 
