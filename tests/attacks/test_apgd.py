@@ -103,15 +103,15 @@ def test_apgd_equals_the_slow_one(norm: str, loss: Any, steps: int) -> None:
     y[:8] = model(x[:8]).argmax(1)
     eps, halvings = {"linf": 0.1, "l2": 0.2}[norm], []
     expected = []
-    for number, start in enumerate(starts(x, eps, norm, 4)):
+    for number, start in enumerate(starts(x, eps, norm, 5)):
         slow = Slow(model, FUNCTIONS[loss], x[number], y[number], eps, norm, 0.75)
         expected.append(slow.run(start, steps)[0])
         halvings.append(tuple(slow.halvings))
-    attack = APGD(model, eps, steps, norm, seed=4, loss=loss)
-    tolerance = 1e-10 if loss == "ce" else 1e-7  # the gradient of a ratio cancels, and its direction shows it
+    attack = APGD(model, eps, steps, norm, seed=5, loss=loss)
+    tolerance = 1e-10 if loss == "ce" else 1e-7  # the gradient of a ratio cancels, of a fifth of the starts by more
     assert largest_difference(attack(x, y), torch.stack(expected)) < tolerance
     assert (
-        largest_difference(APGD(model, eps, steps, norm, seed=4, loss=loss, exact=True)(x, y), attack(x, y)) < tolerance
+        largest_difference(APGD(model, eps, steps, norm, seed=5, loss=loss, exact=True)(x, y), attack(x, y)) < tolerance
     )
     if steps == 15:
         assert len(set(halvings)) > 1, "the samples halve at different steps"

@@ -100,7 +100,7 @@ RANDOM: list[Callable[..., Attack]] = [
 @pytest.mark.parametrize("compaction", [False, True])
 def test_examples_depend_on_neither_batches_nor_order(make: Callable[..., Attack], compaction: bool) -> None:
     model, (x, y) = convolutional(torch.float64), images(8, torch.float64)
-    attack = make(model, seed=5, compaction=compaction)
+    attack = make(model, seed=6, compaction=compaction)
     index = torch.tensor([3, 10, 4, 0, 99, 5, 6, 7])
     state = torch.get_rng_state()
     whole = attack(x, y, index)
