@@ -11,9 +11,10 @@
 namespace neurosens {
 namespace {
 
-// Coefficients of the images of one block stay near the core; more tiles share the transform of the weights.
+// Coefficients of the images of one block stay near the core; more tiles share the transform of the weights, of which
+// fewer are worth a thread that had nothing to do.
 constexpr int64_t kBlockFloats = int64_t(1) << 18;
-constexpr int64_t kLeastTiles = 64;
+constexpr int64_t kLeastTiles = 64, kLeastTilesOfThread = 32;
 
 // [K, C, 3, 3] as [panel][C][9][kWinogradPanel], or with `transposed` as the weights of the gradient for the images:
 // the channels exchanged, the taps turned round. Channels past the last are zero.
@@ -49,6 +50,7 @@ struct Partition {
     const int64_t threads = torch::stable::get_num_threads();
     const int64_t wanted = std::max(kLeastTiles, kBlockFloats / floats_of_tile);
     blocks = divide_up(tiles, wanted);
+    if (blocks < threads) blocks = std::clamp(tiles / kLeastTilesOfThread, blocks, threads);
     if (blocks > threads) blocks = divide_up(blocks, threads) * threads;
     groups = std::min(panels, std::max<int64_t>(1, threads / blocks));  // not more tasks than threads
   }

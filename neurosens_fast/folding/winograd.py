@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
 
 from neurosens_fast.ops import suits_winograd, winograd_convolution, winograd_weight
 from neurosens_fast.winograd import enough_channels
@@ -85,5 +84,15 @@ class _Convolution(torch.autograd.Function):
         weight = ctx.layer.layer.weight
         if suits_winograd(gradient, weight.shape[1], ctx.layer.tile):
             return ctx.layer.convolved(gradient, True), None
-        shape = (gradient.shape[0], weight.shape[1], *gradient.shape[2:])
-        return conv2d_input(shape, weight, gradient, padding=1), None
+        return _input_gradient(gradient, weight), None
+
+
+def _input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    # torch.nn.grad.conv2d_input names images that lie contiguous, for which oneDNN rearranges the gradient and back.
+    # Their values are not read.
+    shape = (gradient.shape[0], weight.shape[1], *gradient.shape[2:])
+    images = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
+    wanted = (True, False, False)
+    return torch.ops.aten.convolution_backward(
+        gradient, images, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, wanted
+    )[0]
