@@ -50,9 +50,9 @@ struct Partition {
     const int64_t threads = torch::stable::get_num_threads();
     const int64_t wanted = std::max(kLeastTiles, kBlockFloats / floats_of_tile);
     blocks = divide_up(tiles, wanted);
-    if (blocks < threads) blocks = std::clamp(tiles / kLeastTilesOfThread, blocks, threads);
     if (blocks > threads) blocks = divide_up(blocks, threads) * threads;
     groups = std::min(panels, std::max<int64_t>(1, threads / blocks));  // not more tasks than threads
+    if (blocks * groups < threads) blocks = std::clamp(tiles / kLeastTilesOfThread, blocks, threads / groups);
   }
 };
 
