@@ -48,17 +48,8 @@ def _(benign: Tensor, adversarial: Tensor, norm: str = "1", channel_dim: int = 1
     return benign.new_empty((benign.shape[channel_dim],), dtype=_accumulation_dtype(benign))
 
 
-def _two_gradients(
-    benign: Tensor, adversarial: Tensor, needs_benign: bool, needs_adversarial: bool
-) -> tuple[Tensor, Tensor]:
-    return (
-        torch.empty_like(benign) if needs_benign else benign.new_empty((0,)),
-        torch.empty_like(adversarial) if needs_adversarial else adversarial.new_empty((0,)),
-    )
-
-
 @torch.library.register_fake(f"{_NAMESPACE}::neuron_sensitivity_backward")
-def _(
+def _two_gradients(
     grad: Tensor,
     benign: Tensor,
     adversarial: Tensor,
@@ -67,7 +58,10 @@ def _(
     needs_benign: bool = True,
     needs_adversarial: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    return _two_gradients(benign, adversarial, needs_benign, needs_adversarial)
+    return (
+        torch.empty_like(benign) if needs_benign else benign.new_empty((0,)),
+        torch.empty_like(adversarial) if needs_adversarial else adversarial.new_empty((0,)),
+    )
 
 
 def _two_totals(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
@@ -112,17 +106,8 @@ def _(
 
 
 @torch.library.register_fake(f"{_NAMESPACE}::sns_loss_backward")
-def _(
-    grad: Tensor,
-    neurons: Tensor,
-    benign: Tensor,
-    adversarial: Tensor,
-    norm: str,
-    channel_dim: int,
-    needs_benign: bool = True,
-    needs_adversarial: bool = True,
-) -> tuple[Tensor, Tensor]:
-    return _two_gradients(benign, adversarial, needs_benign, needs_adversarial)
+def _(grad: Tensor, neurons: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    return _two_gradients(grad, *rest, **named)
 
 
 @torch.library.register_fake(f"{_NAMESPACE}::topk_neurons")

@@ -9,6 +9,7 @@ Source: Salmon et al., SC 2011; the use of the counter: choice of this package.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -31,25 +32,19 @@ class Noise:
         purpose: int = 0,
     ) -> None:
         self._generator, self._device, self._samples = generator, device, index.tolist()
-        # Seeds of any size; a SeedSequence mixes its numbers, so that neighbours share nothing.
-        self._philox = None if seed is None else numpy.random.Philox(numpy.random.SeedSequence([seed, purpose]))
+        self._seeded: numpy.random.Generator | None = None
+        if seed is not None:
+            # Seeds of any size; a SeedSequence mixes its numbers, so that neighbours share nothing.
+            self._seeded = numpy.random.Generator(numpy.random.Philox(numpy.random.SeedSequence([seed, purpose])))
         self._draws = 0
 
     def uniform(self, *shape: int) -> Tensor:
         """Numbers in [0, 1), ``[N, *shape]``."""
-        if self._philox is not None:
-            return self._drawn("random", shape)
-        place = torch.device("cpu") if self._generator is None else self._generator.device
-        drawn = torch.rand((len(self._samples), *shape), generator=self._generator, dtype=torch.float64, device=place)
-        return drawn.to(self._device)
+        return self._drawn(shape, numpy.random.Generator.random, torch.rand)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, ``[N, *shape]``."""
-        if self._philox is not None:
-            return self._drawn("standard_normal", shape)
-        place = torch.device("cpu") if self._generator is None else self._generator.device
-        drawn = torch.randn((len(self._samples), *shape), generator=self._generator, dtype=torch.float64, device=place)
-        return drawn.to(self._device)
+        return self._drawn(shape, numpy.random.Generator.standard_normal, torch.randn)
 
     def laplace(self, *shape: int) -> Tensor:
         """Numbers with density ``exp(-|t|) / 2``, ``[N, *shape]``: their direction is uniform in L1."""
@@ -60,10 +55,13 @@ class Noise:
         """Go on with some of the samples."""
         self._samples = [self._samples[row] for row in rows.tolist()]
 
-    def _drawn(self, method: str, shape: tuple[int, ...]) -> Tensor:
-        """What ``method`` of numpy's generator fills each sample with."""
-        philox: Any = self._philox
-        draw = getattr(numpy.random.Generator(philox), method)
+    def _drawn(self, shape: tuple[int, ...], seeded: Callable[..., Any], shared: Callable[..., Tensor]) -> Tensor:
+        """What numpy's ``seeded`` fills each sample with; without a seed what torch's ``shared`` gives for all."""
+        size = (len(self._samples), *shape)
+        if self._seeded is None:
+            place = torch.device("cpu") if self._generator is None else self._generator.device
+            return shared(size, generator=self._generator, dtype=torch.float64, device=place).to(self._device)
+        philox: Any = self._seeded.bit_generator
         state = {**philox.state, "buffer_pos": 4, "has_uint32": 0}  # nothing left over from another sample
         counter = state["state"]["counter"]
         counter[:] = 0, 0, self._draws, 0
@@ -71,6 +69,6 @@ class Noise:
         for sample, row in zip(self._samples, drawn, strict=True):
             counter[3] = sample
             philox.state = state
-            draw(out=row)
+            seeded(self._seeded, out=row)
         self._draws += 1
-        return torch.from_numpy(drawn.reshape(len(drawn), *shape)).to(self._device)
+        return torch.from_numpy(drawn.reshape(size)).to(self._device)

@@ -29,17 +29,8 @@ INSTANCES = {"float": "float", "double": "double", "half": "neurosens::Half", "b
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 OPERATORS = [
     *["pair_statistics", "accumulate", "relu_accumulate", "sensitivity", "backward", "relu_tap", "relu_tap_backward"],
-    *[
-        "mean_of_neurons",
-        "weights_of_neurons",
-        "topk",
-        "project",
-        "project_ball",
-        "momentum",
-        "read",
-        "last",
-        "indices",
-    ],
+    *["mean_of_neurons", "weights_of_neurons", "topk", "project", "project_ball", "momentum", "read", "last"],
+    "indices",
 ]
 JOINED, WITHOUT_BENIGN, WITHOUT_ADVERSARIAL, IN_PLACE, NEGATIVE_ZERO = 4, 8, 16, 32, 64  # as cases.h names them
 NORMS: list[int | str] = [1, "mse", "l2", "cosine"]
